@@ -1,0 +1,1 @@
+"""nnembed: trained neural networks as constraints in optimisation models."""

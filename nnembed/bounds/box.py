@@ -1,0 +1,242 @@
+"""Bounds of every tensor of a network over one or many boxes, with their provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from nnembed.errors import BoxError, InputError
+from nnembed.ir.linear import Array
+from nnembed.ir.network import Network, TensorSpec, batch_axes
+from nnembed.ir.nodes import Clip, Kink, Max, Node
+from nnembed.tables import Table
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """One method that has worked on the bounds: its time and what it left open."""
+
+    method: str
+    seconds: float
+    unstable: int
+    sound: bool = True
+
+
+class TensorView(Mapping[str, Array]):
+    """Bounds by tensor or node name, in the tensor's own shape (batch axes in front where there are any)."""
+
+    def __init__(self, network: Network, flat: Mapping[str, Array], lead: tuple[int, ...]):
+        self._network, self._flat, self._lead = network, flat, lead
+
+    def __getitem__(self, name: str) -> Array:
+        """Return a copy-free view in the tensor's shape."""
+        key = self._network.resolve(name)
+        if key not in self._flat:
+            raise KeyError(f"no bounds for {name!r}")
+        return self._flat[key].reshape(*self._lead, *self._network.tensors[key].shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._flat)
+
+    def __len__(self) -> int:
+        return len(self._flat)
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """Lower and upper bounds per tensor that hold on the whole box.
+
+    Attributes
+    ----------
+    network : Network
+    low, high : mapping tensor -> array (batch, n)
+        Flat bounds. Tensors without an entry are not bounded yet.
+    lead : tuple of int
+        Batch axes of the box.
+    history : tuple of Provenance
+        The methods that have contributed.
+    """
+
+    network: Network
+    low: Mapping[str, Array]
+    high: Mapping[str, Array]
+    lead: tuple[int, ...] = ()
+    history: tuple[Provenance, ...] = field(default=())
+
+    @property
+    def batch(self) -> int:
+        """Number of boxes."""
+        return int(np.prod(self.lead, dtype=np.int64))
+
+    @property
+    def lower(self) -> TensorView:
+        """Lower bounds by tensor or node name."""
+        return TensorView(self.network, self.low, self.lead)
+
+    @property
+    def upper(self) -> TensorView:
+        """Upper bounds by tensor or node name."""
+        return TensorView(self.network, self.high, self.lead)
+
+    @property
+    def sound(self) -> bool:
+        """Whether every contribution was a proof."""
+        return all(p.sound for p in self.history)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor is bounded."""
+        return self.network.tensors.keys() <= self.low.keys()
+
+    def open(self, node: Node) -> Array:
+        """Return the mask (batch, n) of the neurons of a layer whose linear piece is not decided.
+
+        A bound that merely touches the breakpoint decides. For a maximum it marks groups with more than one
+        member that may win.
+        """
+        low, high = self.low[node.inputs[0]], self.high[node.inputs[0]]
+        if isinstance(node, Kink):
+            return (low < 0) & (high > 0) & (node.left != node.right)
+        if isinstance(node, Clip):
+            at_lower = (low < node.lower) & (high > node.lower)
+            return at_lower | ((low < node.upper) & (high > node.upper))
+        if isinstance(node, Max):
+            return contenders(node, low, high).sum(axis=-1) > 1
+        return np.zeros(low.shape, dtype=bool)
+
+    @property
+    def unstable(self) -> int:
+        """Neurons whose linear piece is not decided, over all layers and boxes."""
+        return sum(int(self.open(node).sum()) for node in self.network.activations)
+
+    def intersect(self, low: Mapping[str, Array], high: Mapping[str, Array], record: Provenance) -> Bounds:
+        """Return bounds narrowed by further valid ones; never wider.
+
+        Where rounding makes two valid bounds cross by a hair, the older ones are kept.
+        """
+        new_low, new_high = dict(self.low), dict(self.high)
+        for name in low:
+            if name in new_low:
+                lo, hi = np.maximum(new_low[name], low[name]), np.minimum(new_high[name], high[name])
+                crossed = lo > hi
+                new_low[name] = np.where(crossed, new_low[name], lo)
+                new_high[name] = np.where(crossed, new_high[name], hi)
+            else:
+                new_low[name], new_high[name] = low[name], high[name]
+        result = replace(self, low=new_low, high=new_high)
+        record = replace(record, unstable=result.unstable if result.complete else record.unstable)
+        return replace(result, history=(*self.history, record))
+
+    def repeat(self, index: Array, lead: tuple[int, ...]) -> Bounds:
+        """Return the bounds of boxes ``index`` as a batch with axes `lead`."""
+        low = {k: v[index] for k, v in self.low.items()}
+        high = {k: v[index] for k, v in self.high.items()}
+        return replace(self, low=low, high=high, lead=lead)
+
+    def summary(self) -> Table:
+        """Return a table per layer: width of the pre-activations, active, inactive and open neurons."""
+        rows = []
+        for node in self.network.activations:
+            low, high = self.low[node.inputs[0]], self.high[node.inputs[0]]
+            opened = self.open(node)
+            rows.append((node.name, node.kind, opened.size, int(opened.sum()), float((high - low).mean())))
+        for spec in self.network.outputs:
+            width = float((self.high[spec.name] - self.low[spec.name]).mean())
+            rows.append((spec.name, "output", spec.size * self.batch, 0, width))
+        how = ", ".join(f"{p.method} {p.seconds:.3g} s" for p in self.history)
+        head = ("layer", "kind", "neurons", "unstable", "mean width")
+        return Table(f"bounds of {self.network.name}", head, rows, f"{self.unstable} unstable; {how}")
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
+
+
+def contenders(node: Max, low: Array, high: Array) -> Array:
+    """Return the mask (batch, groups, members) of the members that may be the largest of their group.
+
+    A member that the best lower bound of another reaches can be dropped; repeated members count once.
+    """
+    members = node.groups
+    lo, hi = low[:, members], high[:, members]
+    best = lo.argmax(axis=-1)
+    level = np.take_along_axis(lo, best[..., None], axis=-1)
+    alive = hi > level
+    np.put_along_axis(alive, best[..., None], True, axis=-1)
+    for k in range(1, members.shape[1]):
+        repeated = (members[:, :k] == members[:, k : k + 1]).any(axis=1)
+        champion = np.take_along_axis(members[None].repeat(len(low), 0), best[..., None], axis=-1)[..., 0]
+        alive[..., k] &= ~repeated | (best == k)
+        alive[..., k] &= (best == k) | (members[:, k] != champion)
+    champion = np.take_along_axis(members[None].repeat(len(low), 0), best[..., None], axis=-1)[..., 0]
+    alive[..., 0] &= (best == 0) | (members[:, 0] != champion)
+    return alive
+
+
+def input_bounds(network: Network, box: Any, *, finite: bool = True) -> Bounds:
+    """Return the bounds of the inputs only, from a box as users give it.
+
+    Parameters
+    ----------
+    network : Network
+    box : pair (lower, upper)
+        Scalars, arrays of the input's shape or flat (batch axes in front), or dicts of them by input name.
+    finite : bool
+        Refuse infinite bounds.
+
+    Raises
+    ------
+    BoxError
+        If the box is infinite, not a number, empty or of the wrong form; names the input and the entry.
+    """
+    try:
+        lower, upper = box
+    except (TypeError, ValueError):
+        raise BoxError("a box is a pair (lower, upper) of numbers, arrays or dicts by input name") from None
+    low_by, high_by = _by_input(network, lower, "lower"), _by_input(network, upper, "upper")
+    pairs = {s.name: (low_by[s.name], high_by[s.name]) for s in network.inputs}
+    leads = [batch_axes(a.shape, s) if a.ndim else () for s in network.inputs for a in pairs[s.name]]
+    lead = np.broadcast_shapes(*leads)
+    low, high = {}, {}
+    for spec in network.inputs:
+        lo, hi = (_flat(a, spec, lead) for a in pairs[spec.name])
+        _refuse_bad(spec, lo, hi, finite)
+        low[spec.name], high[spec.name] = lo, hi
+    return Bounds(network, low, high, lead)
+
+
+def _by_input(network: Network, value: Any, side: str) -> dict[str, Array]:
+    if isinstance(value, Mapping) or len(network.inputs) == 1:
+        try:
+            split = network.split_inputs(value)
+        except InputError as error:
+            raise BoxError(f"{side} side of the box: {error}") from None
+        return {spec.name: np.asarray(v, float) for spec, v in split.items()}
+    array = np.asarray(value, float)
+    if array.ndim == 0:
+        return {spec.name: array for spec in network.inputs}
+    names = [s.name for s in network.inputs]
+    raise BoxError(f"{network.name} has inputs {names}; give the box as a pair of dicts by input name")
+
+
+def _flat(array: Array, spec: TensorSpec, lead: tuple[int, ...]) -> Array:
+    if array.ndim == 0:
+        return np.full((int(np.prod(lead, dtype=np.int64)), spec.size), float(array))
+    own = batch_axes(array.shape, spec)
+    return np.broadcast_to(array.reshape(*own, spec.size), (*lead, spec.size)).reshape(-1, spec.size).copy()
+
+
+def _refuse_bad(spec: TensorSpec, low: Array, high: Array, finite: bool) -> None:
+    for bad, what in (
+        (np.isnan(low) | np.isnan(high), "is not a number"),
+        (low > high, "is empty (lower above upper)"),
+        (~(np.isfinite(low) & np.isfinite(high)) & finite, "is infinite; give finite bounds, a network needs them"),
+    ):
+        if bad.any():
+            point, entry = np.argwhere(bad)[0]
+            where = np.unravel_index(entry, spec.shape) if spec.shape else ()
+            place = f"{spec.name}[{', '.join(map(str, where))}]"
+            batch = f" of batch point {point}" if len(low) > 1 else ""
+            raise BoxError(f"the box of input {place}{batch} {what}: [{low[point, entry]:g}, {high[point, entry]:g}]")

@@ -1,0 +1,334 @@
+"""Linear operators that keep their structure: dense, sparse, selection, convolution.
+
+Every operator is a matrix ``M`` of shape (n_out, n_in) that acts on the last axis of an array.
+`absolute` gives ``|M|``; rounding-error bounds need it and the largest number of terms in a row.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Index = NDArray[np.intp]
+
+
+class LinearOperator(ABC):
+    """A real matrix of shape `shape`, immutable."""
+
+    shape: tuple[int, int]
+
+    @abstractmethod
+    def apply(self, x: Array) -> Array:
+        """Return ``x @ M.T``: (..., n_in) -> (..., n_out)."""
+
+    @abstractmethod
+    def pull(self, a: Array) -> Array:
+        """Return ``a @ M``: (..., n_out) -> (..., n_in), the backward direction."""
+
+    @abstractmethod
+    def csr(self, rows: Index | None = None) -> sp.csr_array:
+        """Return the chosen rows (all by default) as a CSR matrix without stored zeros."""
+
+    @property
+    @abstractmethod
+    def absolute(self) -> LinearOperator:
+        """The operator with the absolute values of the entries."""
+
+    @property
+    @abstractmethod
+    def terms(self) -> int:
+        """The largest number of products summed in `apply` or `pull`."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> int:
+        """Numbers stored."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(LinearOperator):
+    """A full matrix `weight` of shape (n_out, n_in)."""
+
+    weight: Array
+
+    @property
+    def shape(self) -> tuple[int, int]:  # type: ignore[override]
+        """(n_out, n_in)."""
+        return self.weight.shape[0], self.weight.shape[1]
+
+    def apply(self, x: Array) -> Array:
+        """See `LinearOperator.apply`."""
+        return x @ self.weight.T
+
+    def pull(self, a: Array) -> Array:
+        """See `LinearOperator.pull`."""
+        return a @ self.weight
+
+    def csr(self, rows: Index | None = None) -> sp.csr_array:
+        """See `LinearOperator.csr`."""
+        return dense_to_csr(self.weight if rows is None else self.weight[rows])
+
+    @cached_property
+    def absolute(self) -> LinearOperator:
+        """See `LinearOperator.absolute`."""
+        return Dense(np.abs(self.weight))
+
+    @property
+    def terms(self) -> int:
+        """See `LinearOperator.terms`."""
+        return max(self.shape)
+
+    @property
+    def parameters(self) -> int:
+        """See `LinearOperator.parameters`."""
+        return self.weight.size
+
+
+@dataclass(frozen=True, eq=False)
+class Sparse(LinearOperator):
+    """A CSR matrix."""
+
+    matrix: sp.csr_array
+
+    @property
+    def shape(self) -> tuple[int, int]:  # type: ignore[override]
+        """(n_out, n_in)."""
+        return self.matrix.shape[0], self.matrix.shape[1]
+
+    @cached_property
+    def _transposed(self) -> sp.csr_array:
+        return sp.csr_array(self.matrix.T)
+
+    def apply(self, x: Array) -> Array:
+        """See `LinearOperator.apply`."""
+        return _sparse_times(self.matrix, x)
+
+    def pull(self, a: Array) -> Array:
+        """See `LinearOperator.pull`."""
+        return _sparse_times(self._transposed, a)
+
+    def csr(self, rows: Index | None = None) -> sp.csr_array:
+        """See `LinearOperator.csr`."""
+        return self.matrix if rows is None else self.matrix[rows]
+
+    @cached_property
+    def absolute(self) -> LinearOperator:
+        """See `LinearOperator.absolute`."""
+        return Sparse(abs(self.matrix))
+
+    @cached_property
+    def terms(self) -> int:
+        """See `LinearOperator.terms`."""
+        by_row = np.diff(self.matrix.indptr).max(initial=0)
+        by_column = np.bincount(self.matrix.indices, minlength=1).max(initial=0)
+        return int(max(by_row, by_column))
+
+    @property
+    def parameters(self) -> int:
+        """See `LinearOperator.parameters`."""
+        return int(self.matrix.nnz)
+
+
+@dataclass(frozen=True, eq=False)
+class Selection(LinearOperator):
+    """Output i is input ``index[i]``, or zero where the index is -1."""
+
+    index: Index
+    n_in: int
+
+    @property
+    def shape(self) -> tuple[int, int]:  # type: ignore[override]
+        """(n_out, n_in)."""
+        return len(self.index), self.n_in
+
+    @cached_property
+    def is_identity(self) -> bool:
+        """Whether nothing is moved or dropped."""
+        return len(self.index) == self.n_in and bool((self.index == np.arange(self.n_in)).all())
+
+    def apply(self, x: Array) -> Array:
+        """See `LinearOperator.apply`."""
+        out: Array = x[..., self.index]
+        if (self.index < 0).any():
+            out[..., self.index < 0] = 0.0
+        return out
+
+    def pull(self, a: Array) -> Array:
+        """See `LinearOperator.pull`."""
+        return _sparse_times(self._transposed, a)
+
+    @cached_property
+    def _transposed(self) -> sp.csr_array:
+        return sp.csr_array(self.csr().T)
+
+    def csr(self, rows: Index | None = None) -> sp.csr_array:
+        """See `LinearOperator.csr`."""
+        index = self.index if rows is None else self.index[rows]
+        kept = index >= 0
+        indptr = np.concatenate([[0], np.cumsum(kept)]).astype(np.int32)
+        data = np.ones(int(indptr[-1]))
+        return sp.csr_array((data, index[kept].astype(np.int32), indptr), shape=(len(index), self.n_in))
+
+    @property
+    def absolute(self) -> LinearOperator:
+        """See `LinearOperator.absolute`."""
+        return self
+
+    @cached_property
+    def terms(self) -> int:
+        """See `LinearOperator.terms`."""
+        used = self.index[self.index >= 0]
+        return int(np.bincount(used, minlength=1).max(initial=1))
+
+    @property
+    def parameters(self) -> int:
+        """See `LinearOperator.parameters`."""
+        return 0
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution(LinearOperator):
+    """A convolution in any number of spatial dimensions, as ONNX ``Conv`` defines it.
+
+    Parameters
+    ----------
+    kernel : array of shape (c_out, c_in / groups, *k)
+        Weights.
+    size : tuple of int
+        Spatial sizes of the input; the input has shape (c_in, *size), flattened row-major.
+    strides, dilations : tuple of int
+        One entry per spatial dimension.
+    pads : tuple of (before, after)
+        Zeros added per spatial dimension.
+    groups : int
+        Channel groups.
+    """
+
+    kernel: Array
+    size: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+    groups: int = 1
+
+    @cached_property
+    def out_size(self) -> tuple[int, ...]:
+        """Spatial sizes of the output."""
+        return tuple(
+            (n + sum(p) - d * (k - 1) - 1) // s + 1
+            for n, p, d, k, s in zip(
+                self.size, self.pads, self.dilations, self.kernel.shape[2:], self.strides, strict=True
+            )
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:  # type: ignore[override]
+        """(n_out, n_in)."""
+        c_in = self.kernel.shape[1] * self.groups
+        return self.kernel.shape[0] * int(np.prod(self.out_size)), c_in * int(np.prod(self.size))
+
+    def _window(self, offset: tuple[int, ...]) -> tuple[slice, ...]:
+        """Slices of the padded input that meet kernel position `offset`."""
+        return tuple(
+            slice(o * d, o * d + s * (n - 1) + 1, s)
+            for o, d, s, n in zip(offset, self.dilations, self.strides, self.out_size, strict=True)
+        )
+
+    def apply(self, x: Array) -> Array:
+        """See `LinearOperator.apply`; one matrix product per kernel position."""
+        lead, g = x.shape[:-1], self.groups
+        c_out, c_in = self.kernel.shape[:2]
+        padded = np.pad(x.reshape(-1, g, c_in, *self.size), [(0, 0)] * 3 + list(self.pads))
+        out = np.zeros((padded.shape[0], g, c_out // g, int(np.prod(self.out_size))))
+        kernel = self.kernel.reshape(g, c_out // g, c_in, *self.kernel.shape[2:])
+        for offset in np.ndindex(*self.kernel.shape[2:]):
+            part = padded[(..., *self._window(offset))].reshape(*padded.shape[:3], -1)
+            out += kernel[(..., *offset)] @ part
+        return out.reshape(*lead, -1)
+
+    def pull(self, a: Array) -> Array:
+        """See `LinearOperator.pull`; the transposed convolution."""
+        lead, g = a.shape[:-1], self.groups
+        c_out, c_in = self.kernel.shape[:2]
+        flat = a.reshape(-1, g, c_out // g, int(np.prod(self.out_size)))
+        full = [n + sum(p) for n, p in zip(self.size, self.pads, strict=True)]
+        out = np.zeros((flat.shape[0], g, c_in, *full))
+        kernel = self.kernel.reshape(g, c_out // g, c_in, *self.kernel.shape[2:])
+        for offset in np.ndindex(*self.kernel.shape[2:]):
+            part = kernel[(..., *offset)].swapaxes(-1, -2) @ flat
+            out[(..., *self._window(offset))] += part.reshape(*flat.shape[:2], c_in, *self.out_size)
+        inner = tuple(slice(p[0], p[0] + n) for n, p in zip(self.size, self.pads, strict=True))
+        return out[(..., *inner)].reshape(*lead, -1)
+
+    @cached_property
+    def _matrix(self) -> sp.csr_array:
+        """The convolution as a sparse matrix: one entry per kernel tap that meets a pixel."""
+        g = self.groups
+        c_out, c_in = self.kernel.shape[:2]
+        pixel = np.full([n + sum(p) for n, p in zip(self.size, self.pads, strict=True)], -1)
+        inner = tuple(slice(p[0], p[0] + n) for n, p in zip(self.size, self.pads, strict=True))
+        n_in, n_out = int(np.prod(self.size)), int(np.prod(self.out_size))
+        pixel[inner] = np.arange(n_in).reshape(self.size)
+        taps = np.stack([pixel[self._window(o)].ravel() for o in np.ndindex(*self.kernel.shape[2:])], axis=-1)
+        channel = (np.arange(c_out) // (c_out // g))[:, None] * c_in + np.arange(c_in)
+        columns = channel[:, None, :, None] * n_in + taps[None, :, None, :]
+        weights = np.broadcast_to(self.kernel.reshape(c_out, 1, c_in, -1), columns.shape)
+        kept = np.broadcast_to(taps[None, :, None, :] >= 0, columns.shape) & (weights != 0)
+        counts = kept.reshape(c_out * n_out, -1).sum(axis=1)
+        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        return sp.csr_array((weights[kept], columns[kept].astype(np.int32), indptr), shape=self.shape)
+
+    def csr(self, rows: Index | None = None) -> sp.csr_array:
+        """See `LinearOperator.csr`."""
+        return self._matrix if rows is None else self._matrix[rows]
+
+    @cached_property
+    def absolute(self) -> LinearOperator:
+        """See `LinearOperator.absolute`."""
+        return Convolution(np.abs(self.kernel), self.size, self.strides, self.dilations, self.pads, self.groups)
+
+    @property
+    def terms(self) -> int:
+        """See `LinearOperator.terms`."""
+        taps = int(np.prod(self.kernel.shape[2:]))
+        return taps * max(self.kernel.shape[1], self.kernel.shape[0] // self.groups)
+
+    @property
+    def parameters(self) -> int:
+        """See `LinearOperator.parameters`."""
+        return self.kernel.size
+
+
+def identity(n: int) -> Selection:
+    """Return the identity on `n` numbers."""
+    return Selection(np.arange(n), n)
+
+
+def diagonal(scale: Array) -> Sparse:
+    """Return the operator that multiplies entry i by ``scale[i]``."""
+    n = len(scale)
+    matrix = sp.csr_array((scale, np.arange(n, dtype=np.int32), np.arange(n + 1, dtype=np.int32)), shape=(n, n))
+    return Sparse(matrix)
+
+
+def dense_to_csr(weight: Array) -> sp.csr_array:
+    """Return a full matrix as CSR without stored zeros; one pass when no entry is zero."""
+    n_out, n_in = weight.shape
+    if weight.size and weight.all():
+        indices = np.tile(np.arange(n_in, dtype=np.int32), n_out)
+        indptr = np.arange(0, weight.size + 1, n_in, dtype=np.int32)
+        return sp.csr_array((weight.ravel(), indices, indptr), shape=weight.shape)
+    return sp.csr_array(weight)
+
+
+def _sparse_times(matrix: sp.csr_array, x: Array) -> Array:
+    """Return ``x @ matrix.T`` for an array with any leading axes."""
+    lead = x.shape[:-1]
+    out = (matrix @ x.reshape(-1, x.shape[-1]).T).T
+    return np.ascontiguousarray(out).reshape(*lead, matrix.shape[0])

@@ -1,0 +1,157 @@
+"""The few node kinds of a network; every one is frozen and works on flat vectors.
+
+A node reads named tensors and writes one. All tensors are flat, row-major; their shapes are kept
+beside, in `Network.tensors`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nnembed.ir.linear import Array, Index, LinearOperator
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """Base of all nodes.
+
+    Attributes
+    ----------
+    name : str
+        Unique in the network; the ONNX node's name where it has one.
+    inputs : tuple of str
+        Tensors read.
+    output : str
+        Tensor written.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+
+    @property
+    def kind(self) -> str:
+        """The kind in one word, as printed in tables."""
+        return type(self).__name__
+
+    def evaluate(self, *values: Array) -> Array:
+        """Return the output for inputs of shape (..., n)."""
+        raise NotImplementedError  # pragma: no cover
+
+
+@dataclass(frozen=True, eq=False)
+class Affine(Node):
+    """``sum_k M_k x_k + bias``: dense layers, convolutions, average pools, sums, slices, joins."""
+
+    operators: tuple[LinearOperator, ...]
+    bias: Array
+
+    def evaluate(self, *values: Array) -> Array:
+        """See `Node.evaluate`."""
+        total = self.operators[0].apply(values[0]) + self.bias
+        for operator, value in zip(self.operators[1:], values[1:], strict=True):
+            total += operator.apply(value)
+        return total
+
+
+class Activation(Node):
+    """A piecewise-linear function, output i depending on input i only; exactly one input."""
+
+    @property
+    def input(self) -> str:
+        """The pre-activation tensor."""
+        return self.inputs[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Kink(Activation):
+    """Two slopes that meet at zero: ``left * min(g, 0) + right * max(g, 0)``.
+
+    Attributes
+    ----------
+    left, right : array of shape (n,)
+        Slopes below and above zero, per neuron.
+    """
+
+    left: Array
+    right: Array
+
+    def evaluate(self, *values: Array) -> Array:
+        """See `Node.evaluate`."""
+        (g,) = values
+        return self.left * np.minimum(g, 0.0) + self.right * np.maximum(g, 0.0)
+
+
+class Relu(Kink):
+    """``max(g, 0)``."""
+
+    def evaluate(self, *values: Array) -> Array:
+        """See `Node.evaluate`."""
+        return np.maximum(values[0], 0.0)
+
+
+class LeakyRelu(Kink):
+    """``g`` above zero, ``slope * g`` below, any slope per neuron (PRelu included)."""
+
+
+class Abs(Kink):
+    """``|g|``."""
+
+    def evaluate(self, *values: Array) -> Array:
+        """See `Node.evaluate`."""
+        return np.abs(values[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Clip(Activation):
+    """``min(max(g, lower), upper)`` with finite ``lower <= upper`` per neuron."""
+
+    lower: Array
+    upper: Array
+
+    def evaluate(self, *values: Array) -> Array:
+        """See `Node.evaluate`."""
+        return np.clip(values[0], self.lower, self.upper)
+
+
+@dataclass(frozen=True, eq=False)
+class Max(Node):
+    """The largest member of each group: pools and maxima of several tensors.
+
+    Attributes
+    ----------
+    groups : int array of shape (n_out, k)
+        Positions in the input tensor; a short group repeats one of its members.
+    """
+
+    groups: Index = field(default_factory=lambda: np.zeros((0, 1), dtype=np.intp))
+
+    @property
+    def input(self) -> str:
+        """The tensor the members are taken from."""
+        return self.inputs[0]
+
+    def evaluate(self, *values: Array) -> Array:
+        """See `Node.evaluate`."""
+        (x,) = values
+        best: Array = x[..., self.groups[:, 0]]
+        for column in self.groups.T[1:]:  # one pass per member keeps memory at one output
+            best = np.maximum(best, x[..., column])
+        return best
+
+
+def relu(name: str, source: str, output: str, n: int) -> Relu:
+    """Return a ReLU layer of `n` neurons."""
+    return Relu(name, (source,), output, np.zeros(n), np.ones(n))
+
+
+def leaky_relu(name: str, source: str, output: str, slope: Array) -> LeakyRelu:
+    """Return a leaky ReLU layer with one slope per neuron."""
+    return LeakyRelu(name, (source,), output, np.asarray(slope, float), np.ones(len(slope)))
+
+
+def absolute(name: str, source: str, output: str, n: int) -> Abs:
+    """Return a layer of `n` absolute values."""
+    return Abs(name, (source,), output, -np.ones(n), np.ones(n))

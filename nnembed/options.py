@@ -1,0 +1,127 @@
+"""Options are frozen dataclasses; a running clock is made from a budget."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nnembed.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a step may spend.
+
+    Parameters
+    ----------
+    seconds : float or None
+        Wall-clock seconds; None means no limit, 0 is allowed and stops at once.
+    threads : int
+        Solver threads.
+    seed : int
+        Seed of everything random.
+    """
+
+    seconds: float | None = None
+    threads: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be a budget."""
+        if self.seconds is not None and not self.seconds >= 0:
+            raise InputError(f"a budget of {self.seconds} seconds; give a number >= 0 or None for no limit")
+        if self.threads < 1:
+            raise InputError(f"threads={self.threads}; give a number >= 1")
+
+    def start(self) -> Clock:
+        """Start the clock of this budget."""
+        return Clock(self)
+
+
+@dataclass
+class Clock:
+    """A budget that is running."""
+
+    budget: Budget
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def elapsed(self) -> float:
+        """Wall-clock seconds since the start."""
+        return time.perf_counter() - self.started
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left; infinite without a limit, never negative."""
+        if self.budget.seconds is None:
+            return float("inf")
+        return max(0.0, self.budget.seconds - self.elapsed)
+
+    @property
+    def expired(self) -> bool:
+        """Whether nothing is left."""
+        return self.remaining <= 0
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `solve`, `maximize` and `minimize`.
+
+    Attributes
+    ----------
+    backend : str or Backend
+        Name of a registered solver or an instance of the protocol.
+    formulation : str, Formulation or mapping layer name -> either
+        ``"auto"`` lets the plan choose per layer.
+    bounds : str, tuple of str or Bounds
+        Bound tighteners to run in order of cost; ``"auto"`` is interval and CROWN.
+    heuristics : str or tuple of str
+        ``"auto"``, ``"none"`` or names.
+    start : object
+        A point to start from: an input array, a Result, or None.
+    time_limit : float or None
+        Wall-clock seconds for the whole call.
+    gap : float
+        Relative gap at which the solver may stop.
+    threads, seed : int
+        Solver threads and random seed.
+    executor : concurrent.futures.Executor or None
+        Where work that splits is run; None means in this process.
+    progress : bool or None
+        Show progress; None means when the terminal is interactive.
+    tolerance : float
+        Residual a certificate accepts, relative to ``1 + |y|``.
+    """
+
+    backend: Any = "auto"
+    formulation: Any = "auto"
+    bounds: Any = "auto"
+    heuristics: Any = "auto"
+    start: Any = None
+    time_limit: float | None = None
+    gap: float = 1e-4
+    threads: int = 1
+    seed: int = 0
+    executor: Executor | None = None
+    progress: bool | None = None
+    tolerance: float = 1e-5
+    solver_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse values that no step could use."""
+        if self.time_limit is not None and not self.time_limit >= 0:
+            raise InputError(f"time_limit={self.time_limit}; give seconds >= 0 or None for no limit")
+        if not self.gap >= 0:
+            raise InputError(f"gap={self.gap}; give a relative gap >= 0, for example 1e-4")
+        if self.threads < 1:
+            raise InputError(f"threads={self.threads}; give a number >= 1")
+
+    @property
+    def budget(self) -> Budget:
+        """The budget these options allow."""
+        return Budget(self.time_limit, self.threads, self.seed)

@@ -1,0 +1,308 @@
+"""Problem: the user's own rows and the blocks of embedded networks, as arrays; and how they are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from nnembed.block import Block
+from nnembed.features import Feature
+from nnembed.ir.linear import Array, Index
+
+
+@dataclass(frozen=True, eq=False)
+class InputMap:
+    """What the user passed as network inputs: an affine map of variables of the model.
+
+    Attributes
+    ----------
+    labels : int array (k,)
+        The model's own numbers of the variables that occur, without repetition.
+    matrix : CSR array (n, k)
+        Coefficients; one row per input entry in the order of the block's input columns.
+    constant : array (n,)
+        Constant part.
+    lead : tuple of int
+        Sizes of the batch axes.
+    axes : object
+        Whatever the host needs to give the outputs the same batch axes (dimension names, coordinates).
+    """
+
+    labels: Index
+    matrix: sp.csr_array
+    constant: Array
+    lead: tuple[int, ...] = ()
+    axes: Any = None
+
+    @property
+    def batch(self) -> int:
+        """Number of points."""
+        return int(np.prod(self.lead, dtype=np.int64))
+
+    @property
+    def is_constant(self) -> np.ndarray:
+        """Mask of the entries that are plain numbers."""
+        return np.diff(self.matrix.indptr) == 0
+
+    @property
+    def direct(self) -> Index:
+        """The variable's label where an entry is just that variable, else -1."""
+        single = (np.diff(self.matrix.indptr) == 1) & (self.constant == 0)
+        out = np.full(len(self.constant), -1, dtype=np.intp)
+        first = self.matrix.indptr[:-1][single]
+        ones = self.matrix.data[first] == 1.0
+        out[np.flatnonzero(single)[ones]] = self.labels[self.matrix.indices[first[ones]]]
+        return out
+
+    def box(self, lower: Array, upper: Array) -> tuple[Array, Array]:
+        """Return bounds of the entries for bounds of the variables `labels` (both (k,))."""
+        positive, negative = self.matrix.maximum(0), self.matrix.minimum(0)
+        with np.errstate(invalid="ignore"):
+            low = positive @ lower + negative @ upper + self.constant
+            high = positive @ upper + negative @ lower + self.constant
+        plain = (self.direct >= 0) | self.is_constant
+        pad = np.where(plain, 0.0, 1e-12 * (1 + np.maximum(np.abs(low), np.abs(high))))
+        return low - pad, high + pad
+
+
+@dataclass(frozen=True, eq=False)
+class Binding:
+    """Where the columns of a block go in a model.
+
+    Attributes
+    ----------
+    labels : int array (block columns,)
+        The model's label of columns that already exist there, -1 for columns to be added.
+    equal : int array (m,)
+        Block columns that must equal an affine expression of the model's variables.
+    matrix : CSR array (m, k), rhs : array (m,)
+        ``column - matrix @ variables == rhs`` over ``InputMap.labels``.
+    """
+
+    labels: Index
+    equal: Index
+    matrix: sp.csr_array
+    rhs: Array
+
+
+def bind(block: Block, inputs: InputMap, outputs: Index | None = None) -> Binding:
+    """Decide which columns of `block` are new, shared or tied by an equality.
+
+    Parameters
+    ----------
+    block : Block
+    inputs : InputMap
+        Variables, numbers and expressions; numbers need no row, their columns are fixed by the box.
+    outputs : int array or None
+        Labels of output variables that the model has already.
+    """
+    labels = np.full(block.n_columns, -1, dtype=np.intp)
+    labels[: block.n_inputs] = inputs.direct
+    tied = np.flatnonzero((inputs.direct < 0) & ~inputs.is_constant)
+    equal, matrices, rhs = [tied], [inputs.matrix[tied]], [inputs.constant[tied]]
+    if outputs is not None:
+        # An output that is an input column, or that is asked for twice, keeps its own column and is tied to it.
+        first = np.zeros(len(outputs), dtype=bool)
+        first[np.unique(block.outputs, return_index=True)[1]] = True
+        free = first & (labels[block.outputs] < 0) & (block.outputs >= block.n_inputs)
+        labels[block.outputs[free]] = outputs[free]
+        if not free.all():
+            raise ValueError("a block that is bound to given outputs must have an own column for each of them")
+    matrix = sp.csr_array(sp.vstack(matrices, format="csr"))
+    return Binding(labels, np.concatenate(equal), matrix, np.concatenate(rhs))
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """A block inside a problem: `columns` maps block columns to problem columns."""
+
+    embedding: Any
+    block: Block
+    columns: Index
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A mixed-integer linear (or convex quadratic) problem as arrays.
+
+    ``min or max  cost @ x + x Q x / 2 + offset``
+    ``row_lower <= matrix @ x <= row_upper, lower <= x <= upper, x[integer] integral``
+
+    Attributes
+    ----------
+    labels : int array (n_host,)
+        The user's own number of each of the first columns; columns added by blocks come behind.
+    placements : tuple of Placement
+        The embedded networks.
+    row_groups, column_groups : tuple of (name, start, stop)
+        Names for messages, in the user's words.
+    """
+
+    matrix: sp.csr_array
+    row_lower: Array
+    row_upper: Array
+    lower: Array
+    upper: Array
+    integer: np.ndarray
+    cost: Array
+    offset: float = 0.0
+    maximize: bool = False
+    quadratic: sp.csr_array | None = None
+    labels: Index = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
+    placements: tuple[Placement, ...] = ()
+    row_groups: tuple[tuple[str, int, int], ...] = ()
+    column_groups: tuple[tuple[str, int, int], ...] = ()
+    sos1: tuple[Index, ...] = ()
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns."""
+        return len(self.lower)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self.matrix.shape[0]
+
+    @property
+    def needs(self) -> Feature:
+        """What a solver must accept."""
+        needs = Feature.LINEAR
+        needs |= Feature.INTEGER if self.integer.any() else Feature.NONE
+        needs |= Feature.QUADRATIC_OBJECTIVE if self.quadratic is not None else Feature.NONE
+        return needs | (Feature.SOS1 if self.sos1 else Feature.NONE)
+
+    def objective(self, x: Array) -> float:
+        """Return the objective at `x`."""
+        value = float(self.cost @ x) + self.offset
+        return value + 0.5 * float(x @ (self.quadratic @ x)) if self.quadratic is not None else value
+
+    def position(self, labels: Index) -> Index:
+        """Return the columns of host labels.
+
+        Raises
+        ------
+        KeyError
+            If a label is no column of this problem.
+        """
+        order = np.argsort(self.labels, kind="stable")
+        found = np.searchsorted(self.labels, labels, sorter=order)
+        where = order[np.minimum(found, len(order) - 1)] if len(order) else np.zeros(len(labels), dtype=np.intp)
+        if len(labels) and (not len(order) or (self.labels[where] != labels).any()):
+            raise KeyError("a variable of the embedding is not in the model")
+        return where
+
+    def row_name(self, row: int) -> str:
+        """Return the group a row belongs to, with its place in it."""
+        return _name(self.row_groups, row, "row")
+
+    def column_name(self, column: int) -> str:
+        """Return the group a column belongs to, with its place in it."""
+        return _name(self.column_groups, column, "column")
+
+
+def _name(groups: Sequence[tuple[str, int, int]], place: int, kind: str) -> str:
+    for name, start, stop in groups:
+        if start <= place < stop:
+            return f"{name}[{place - start}]" if stop - start > 1 else name
+    return f"{kind} {place}"
+
+
+@dataclass(frozen=True, eq=False)
+class Overlay:
+    """A block to be laid over a host problem: its inputs, and its outputs where the host has columns for them."""
+
+    embedding: Any
+    name: str
+    block: Block
+    inputs: InputMap
+    outputs: Index | None = None
+
+
+def overlay(host: Problem, layers: Sequence[Overlay]) -> Problem:
+    """Stack blocks below the rows of a host problem; shared columns are joined, the others appended."""
+    matrices: list[sp.csr_array] = [host.matrix]
+    lower, upper, integer = [host.lower], [host.upper], [host.integer]
+    row_lower, row_upper = [host.row_lower], [host.row_upper]
+    rows, columns = list(host.row_groups), list(host.column_groups)
+    width, height = host.n_columns, host.n_rows
+    placements = list(host.placements)
+    sos1 = list(host.sos1)
+    for layer in layers:
+        block, binding = layer.block, bind(layer.block, layer.inputs, layer.outputs)
+        own = binding.labels < 0
+        place = np.empty(block.n_columns, dtype=np.intp)
+        place[~own] = host.position(binding.labels[~own])
+        place[own] = width + np.arange(int(own.sum()))
+        lower.append(block.lower[own])
+        upper.append(block.upper[own])
+        integer.append(block.integer[own])
+        columns.append((layer.name, width, width + int(own.sum())))
+        width += int(own.sum())
+        parts = [relabel(block.matrix, place, width)]
+        row_lower.append(block.row_lower)
+        row_upper.append(block.row_upper)
+        if len(binding.equal):
+            parts.append(_ties(binding, place, host.position(layer.inputs.labels), width))
+            row_lower.append(binding.rhs)
+            row_upper.append(binding.rhs)
+        matrices += parts
+        grown = sum(p.shape[0] for p in parts)
+        rows.append((layer.name, height, height + grown))
+        height += grown
+        sos1 += [place[s.columns] for s in block.sos1]
+        placements.append(Placement(layer.embedding, block, place))
+    return replace(
+        host,
+        matrix=stack(matrices, width),
+        row_lower=np.concatenate(row_lower),
+        row_upper=np.concatenate(row_upper),
+        lower=np.concatenate(lower),
+        upper=np.concatenate(upper),
+        integer=np.concatenate(integer),
+        cost=np.pad(host.cost, (0, width - host.n_columns)),
+        quadratic=None if host.quadratic is None else widen_square(host.quadratic, width),
+        placements=tuple(placements),
+        row_groups=tuple(rows),
+        column_groups=tuple(columns),
+        sos1=tuple(sos1),
+    )
+
+
+def _ties(binding: Binding, place: Index, variables: Index, width: int) -> sp.csr_array:
+    """Return the rows ``column - expression`` over problem columns."""
+    m = len(binding.equal)
+    own = sp.csr_array((np.ones(m), place[binding.equal], np.arange(m + 1)), shape=(m, width))
+    return sp.csr_array(own - relabel(binding.matrix, variables, width))
+
+
+def relabel(matrix: sp.csr_array, columns: Index, width: int) -> sp.csr_array:
+    """Return `matrix` with column j moved to ``columns[j]`` of a matrix of `width` columns."""
+    moved = columns.astype(np.int32)[matrix.indices]
+    return sp.csr_array((matrix.data, moved, matrix.indptr), shape=(matrix.shape[0], width))
+
+
+def stack(matrices: Sequence[sp.csr_array], width: int) -> sp.csr_array:
+    """Return CSR matrices of at most `width` columns below each other."""
+    starts = np.cumsum([0, *(m.indptr[-1] for m in matrices)])
+    indptr = [np.zeros(1, dtype=np.int64)]
+    indptr += [m.indptr[1:] + start for m, start in zip(matrices, starts[:-1], strict=True)]
+    return sp.csr_array(
+        (
+            np.concatenate([m.data for m in matrices]),
+            np.concatenate([m.indices for m in matrices]),
+            np.concatenate(indptr),
+        ),
+        shape=(sum(m.shape[0] for m in matrices), width),
+    )
+
+
+def widen_square(matrix: sp.csr_array, width: int) -> sp.csr_array:
+    """Return a square matrix padded with zeros to `width`."""
+    extra = width - matrix.shape[0]
+    indptr = np.concatenate([matrix.indptr, np.full(extra, matrix.indptr[-1])])
+    return sp.csr_array((matrix.data, matrix.indices, indptr), shape=(width, width))

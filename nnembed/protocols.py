@@ -1,0 +1,261 @@
+"""The extension points. An object that has these attributes and methods is a plugin's contribution.
+
+Formulation, BoundTightener, Backend and Host are stable; OpReader, Lowering, Surrogate and Heuristic are provisional until
+two independent plugins use each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from nnembed.features import Availability, Capability, Feature
+from nnembed.ir.linear import Array, Index
+
+if TYPE_CHECKING:
+    import typer
+
+    from nnembed.block import Block
+    from nnembed.bounds.box import Bounds
+    from nnembed.builder import BlockBuilder
+    from nnembed.events import Event
+    from nnembed.ir.network import Network, TensorSpec
+    from nnembed.ir.nodes import Node
+    from nnembed.options import Budget, Options
+    from nnembed.problem import InputMap, Problem
+
+
+class Named(Protocol):
+    """What every contribution carries: a unique name and one sentence for `nnembed plugins`."""
+
+    name: str
+    summary: str
+
+
+@runtime_checkable
+class OpReader(Protocol):
+    """Reads one ONNX operator; `since` is the first opset version it understands."""
+
+    domain: str
+    op_type: str
+    since: int
+
+    def read(self, node: Any, context: Any) -> Sequence[Any]:
+        """Return the values of the node's outputs; see ``nnembed.readers.context``."""
+        ...
+
+
+class BoundTightener(Named, Protocol):
+    """Narrows bounds; run in order of `cost` until the budget ends. `sound` says the result is a proof."""
+
+    sound: bool
+    cost: int
+
+    def tighten(self, network: Network, bounds: Bounds, budget: Budget) -> Bounds:
+        """Return bounds that are nowhere wider than `bounds`."""
+        ...
+
+
+class Formulation(Named, Protocol):
+    """Writes one activation node as columns and rows."""
+
+    emits: Feature
+    handles: frozenset[type[Node]]
+    exact: bool
+    needs_finite_bounds: bool
+
+    def emit(self, node: Node, bounds: Bounds, block: BlockBuilder) -> None:
+        """Add columns and rows for `node` and define its output tensor in `block`."""
+        ...
+
+
+class Lowering(Named, Protocol):
+    """Rewrites a block so that it no longer needs the features `removes`."""
+
+    removes: Feature
+    emits: Feature
+    cost: float
+
+    def apply(self, block: Block) -> tuple[Block, Callable[[Array], Array]]:
+        """Return the new block and the map of its points back to points of the old one."""
+        ...
+
+
+class Surrogate(Named, Protocol):
+    """Builds a smaller twin of a network; `sound` says its error bound holds on the whole box (provisional)."""
+
+    sound: bool
+
+    def build(self, network: Network, bounds: Bounds, samples: Array | None, budget: Budget) -> Any:
+        """Return the twin with its error bound."""
+        ...
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What a solver session returns.
+
+    Attributes
+    ----------
+    status : str
+        "optimal", "feasible" (stopped early with a point), "infeasible", "unbounded", "time_limit" (stopped
+        without a point), "interrupted" or "error".
+    x : array or None
+        Best point over all columns of the problem.
+    objective : float or None
+        Its objective as the solver states it.
+    bound : float or None
+        Proven bound on the objective.
+    duals : array or None
+        Row duals, for problems without integers.
+    """
+
+    status: str
+    x: Array | None = None
+    objective: float | None = None
+    bound: float | None = None
+    nodes: int = 0
+    message: str = ""
+    duals: Array | None = None
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+
+class Session(Protocol):
+    """A problem loaded into a solver; use as a context manager."""
+
+    def solve(self, on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> Solution:
+        """Solve; `on_event` hears of incumbents and bounds, `should_stop` is polled."""
+        ...
+
+    def set_start(self, columns: Index, values: Array) -> None:
+        """Offer a (partial) first point."""
+        ...
+
+    def set_cost(self, columns: Index, cost: Array) -> None:
+        """Change objective coefficients."""
+        ...
+
+    def set_bounds(self, columns: Index, lower: Array, upper: Array) -> None:
+        """Change column bounds."""
+        ...
+
+    def add_rows(self, matrix: Any, lower: Array, upper: Array) -> None:
+        """Append rows (CSR over problem columns)."""
+        ...
+
+    def inject(self, x: Array) -> None:
+        """Offer a complete point while the solver runs."""
+        ...
+
+    def interrupt(self) -> None:
+        """Ask the running solver to stop at the next chance."""
+        ...
+
+    def close(self) -> None:
+        """Free the solver."""
+        ...
+
+    def __enter__(self) -> Session: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class Backend(Named, Protocol):
+    """A solver."""
+
+    accepts: Feature
+    capabilities: Capability
+
+    def available(self) -> Availability:
+        """Return whether the solver can be used here, without importing more than needed."""
+        ...
+
+    def load(self, problem: Problem, options: Options) -> Session:
+        """Hand the problem over."""
+        ...
+
+
+@dataclass(frozen=True)
+class Attached:
+    """What a host has put into the user's model.
+
+    Attributes
+    ----------
+    outputs : object
+        The outputs as variables of the host's own type (a dict by name for several outputs).
+    output_labels : int array
+        Their labels in the order of `Block.outputs`.
+    labels : int array or None
+        Labels of all block columns when rows were attached, None when only outputs were declared.
+    remove : callable
+        Takes everything out again.
+    """
+
+    outputs: Any
+    output_labels: Index
+    labels: Index | None
+    remove: Callable[[], None]
+
+
+class Host(Named, Protocol):
+    """A modelling layer."""
+
+    accepts: Feature
+
+    def owns(self, model: object) -> bool:
+        """Return whether `model` is of this layer; looks at the type's module name only."""
+        ...
+
+    def parse(self, model: Any, specs: Sequence[TensorSpec], x: Any) -> InputMap:
+        """Return the user's `x` as an affine map of the model's variables."""
+        ...
+
+    def input_box(self, model: Any, inputs: InputMap) -> tuple[Array, Array]:
+        """Return lower and upper bounds of the input entries, from the model as it is now."""
+        ...
+
+    def attach(self, model: Any, block: Block, inputs: InputMap, outputs: Sequence[TensorSpec], name: str) -> Attached:
+        """Write the block into the model."""
+        ...
+
+    def declare(
+        self, model: Any, bounds: tuple[Array, Array], inputs: InputMap, outputs: Sequence[TensorSpec], name: str
+    ) -> Attached:
+        """Add output variables only; the model must not be solvable without the network."""
+        ...
+
+    def compile(self, model: Any) -> Problem:
+        """Return the user's rows as arrays (declared-only guards left out)."""
+        ...
+
+    def load(self, model: Any, problem: Problem, solution: Solution) -> Any:
+        """Put values back into the model; return them in the host's own form."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A point a heuristic found: values of all network inputs, by embedding name (provisional)."""
+
+    inputs: Mapping[str, Mapping[str, Array]]
+    score: float
+
+
+class Heuristic(Named, Protocol):
+    """Finds good points (provisional)."""
+
+    requires: Capability
+
+    def run(self, embedded: Any, session: Any, budget: Budget, rng: np.random.Generator) -> Iterator[Candidate]:
+        """Yield points, each better than the last."""
+        ...
+
+
+@dataclass(frozen=True)
+class Command:
+    """A further subcommand of ``nnembed``."""
+
+    name: str
+    app: typer.Typer | Callable[..., None]

@@ -1,1 +1,91 @@
-"""nnembed: trained neural networks as constraints in optimisation models."""
+"""nnembed: trained neural networks as constraints in optimisation models.
+
+>>> import nnembed as nn
+>>> net = nn.load("demand.onnx")  # doctest: +SKIP
+>>> result = nn.maximize(net, (0.0, 1.0))  # doctest: +SKIP
+
+Names are loaded on first use, so importing this package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "ArrayModel": "nnembed.hosts.arrays",
+    "Bounds": "nnembed.bounds.box",
+    "Budget": "nnembed.options",
+    "Certificate": "nnembed.certificate",
+    "Embedding": "nnembed.embedding",
+    "Model": "nnembed.model",
+    "Network": "nnembed.ir.network",
+    "Result": "nnembed.result",
+    "TensorSpec": "nnembed.ir.network",
+    "embed": "nnembed.engine",
+    "hookimpl": "nnembed.hooks",
+    "load": "nnembed.engine",
+    "maximize": "nnembed.engine",
+    "minimize": "nnembed.engine",
+    "solve": "nnembed.engine",
+    "tighten": "nnembed.engine",
+    "NnembedError": "nnembed.errors",
+    "ModelFileError": "nnembed.errors",
+    "UnsupportedOperators": "nnembed.errors",
+    "ExternalDataError": "nnembed.errors",
+    "SelfCheckFailed": "nnembed.errors",
+    "InputError": "nnembed.errors",
+    "BoxError": "nnembed.errors",
+    "WrongModel": "nnembed.errors",
+    "UnknownName": "nnembed.errors",
+    "UnsupportedFeature": "nnembed.errors",
+    "Unavailable": "nnembed.errors",
+    "PluginError": "nnembed.errors",
+    "SolverError": "nnembed.errors",
+    "CertificateFailed": "nnembed.errors",
+}
+
+__all__ = ["__version__", *sorted(_WHERE)]
+
+if TYPE_CHECKING:
+    from nnembed.bounds.box import Bounds
+    from nnembed.certificate import Certificate
+    from nnembed.embedding import Embedding
+    from nnembed.engine import embed, load, maximize, minimize, solve, tighten
+    from nnembed.errors import (
+        BoxError,
+        CertificateFailed,
+        ExternalDataError,
+        InputError,
+        ModelFileError,
+        NnembedError,
+        PluginError,
+        SelfCheckFailed,
+        SolverError,
+        Unavailable,
+        UnknownName,
+        UnsupportedFeature,
+        UnsupportedOperators,
+        WrongModel,
+    )
+    from nnembed.hooks import hookimpl
+    from nnembed.hosts.arrays import ArrayModel
+    from nnembed.ir.network import Network, TensorSpec
+    from nnembed.model import Model
+    from nnembed.options import Budget
+    from nnembed.result import Result
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'nnembed' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

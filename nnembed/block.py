@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from nnembed.features import Feature
-from nnembed.ir.linear import Array, Index
+from nnembed.aliases import Array, Index
 
 
 class Role(enum.Enum):
@@ -39,14 +39,15 @@ class Fill:
 
 @dataclass(frozen=True, eq=False)
 class Value(Fill):
-    """The entries `elements` (flat positions over batch and tensor) of a tensor."""
+    """The entries `elements` (flat positions over batch and tensor) of a tensor, minus `origin`."""
 
     tensor: str
     elements: Index
+    origin: Array | float = 0.0
 
     def __call__(self, state: Mapping[str, Array]) -> Array:
         """See `Fill`."""
-        return state[self.tensor].reshape(-1)[self.elements]
+        return state[self.tensor].reshape(-1)[self.elements] - self.origin
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,6 +221,22 @@ class Block:
     def names(self, prefix: str) -> list[str]:
         """Return one stable, readable name per column."""
         return [name for group in self.groups for name in group.names(prefix, self.batch)]
+
+    def to_text(self) -> str:
+        """Return columns and rows as readable lines, for small blocks and tests."""
+        names = [name.removeprefix(".") for name in self.names("")]
+        lines = [
+            f"{name} {'binary' if whole else f'in [{low:g}, {high:g}]'}"
+            for name, low, high, whole in zip(names, self.lower, self.upper, self.integer, strict=True)
+        ]
+        for i in range(self.n_rows):
+            part = slice(self.matrix.indptr[i], self.matrix.indptr[i + 1])
+            terms = sorted(zip(self.matrix.indices[part].tolist(), self.matrix.data[part].tolist(), strict=True))
+            body = " ".join(f"{value:+g} {names[column]}" for column, value in terms if value) or "0"
+            low, high = self.row_lower[i], self.row_upper[i]
+            side = f"== {low:g}" if low == high else f"<= {high:g}" if low == -np.inf else f">= {low:g}"
+            lines.append(f"{body} {side}")
+        return "\n".join(lines)
 
     def coefficient_range(self) -> tuple[float, float]:
         """Return the smallest and largest absolute coefficient."""

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from nnembed.block import Block
 from nnembed.features import Feature
-from nnembed.ir.linear import Array, Index
+from nnembed.aliases import Array, Index
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,11 +118,26 @@ def bind(block: Block, inputs: InputMap, outputs: Index | None = None) -> Bindin
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """A block inside a problem: `columns` maps block columns to problem columns."""
+    """A block inside a problem.
+
+    Attributes
+    ----------
+    embedding : Embedding
+    block : Block
+    columns : int array (block columns,)
+        The problem column of each block column.
+    drivers : int array (k,)
+        Problem columns of the user's variables that the inputs depend on.
+    matrix : CSR array (inputs, k), constant : array (inputs,)
+        The inputs as affine functions of the drivers.
+    """
 
     embedding: Any
     block: Block
     columns: Index
+    drivers: Index
+    matrix: sp.csr_array
+    constant: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,7 +270,7 @@ def overlay(host: Problem, layers: Sequence[Overlay]) -> Problem:
         rows.append((layer.name, height, height + grown))
         height += grown
         sos1 += [place[s.columns] for s in block.sos1]
-        placements.append(Placement(layer.embedding, block, place))
+        placements.append(placed(layer.embedding, block, place, layer.inputs, host))
     return replace(
         host,
         matrix=stack(matrices, width),
@@ -271,6 +286,11 @@ def overlay(host: Problem, layers: Sequence[Overlay]) -> Problem:
         column_groups=tuple(columns),
         sos1=tuple(sos1),
     )
+
+
+def placed(embedding: Any, block: Block, columns: Index, inputs: InputMap, host: Problem) -> Placement:
+    """Return the placement of a block whose columns are known."""
+    return Placement(embedding, block, columns, host.position(inputs.labels), inputs.matrix, inputs.constant)
 
 
 def _ties(binding: Binding, place: Index, variables: Index, width: int) -> sp.csr_array:

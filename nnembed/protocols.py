@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from nnembed.features import Availability, Capability, Feature
-from nnembed.ir.linear import Array, Index
+from nnembed.aliases import Array, Index
 
 if TYPE_CHECKING:
     import typer

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nnembed.errors import BoxError, InputError
-from nnembed.ir.linear import Array
+from nnembed.aliases import Array
 from nnembed.ir.network import Network, TensorSpec, batch_axes
 from nnembed.ir.nodes import Clip, Kink, Max, Node
 from nnembed.tables import Table
@@ -161,17 +161,11 @@ def contenders(node: Max, low: Array, high: Array) -> Array:
     """
     members = node.groups
     lo, hi = low[:, members], high[:, members]
-    best = lo.argmax(axis=-1)
-    level = np.take_along_axis(lo, best[..., None], axis=-1)
-    alive = hi > level
-    np.put_along_axis(alive, best[..., None], True, axis=-1)
+    best = lo.argmax(axis=-1)[..., None]  # argmax takes the first, so never a repetition
+    alive = hi > np.take_along_axis(lo, best, axis=-1)
+    np.put_along_axis(alive, best, True, axis=-1)
     for k in range(1, members.shape[1]):
-        repeated = (members[:, :k] == members[:, k : k + 1]).any(axis=1)
-        champion = np.take_along_axis(members[None].repeat(len(low), 0), best[..., None], axis=-1)[..., 0]
-        alive[..., k] &= ~repeated | (best == k)
-        alive[..., k] &= (best == k) | (members[:, k] != champion)
-    champion = np.take_along_axis(members[None].repeat(len(low), 0), best[..., None], axis=-1)[..., 0]
-    alive[..., 0] &= (best == 0) | (members[:, 0] != champion)
+        alive[..., k] &= ~(members[:, :k] == members[:, k : k + 1]).any(axis=1)
     return alive
 
 

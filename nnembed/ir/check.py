@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from nnembed.errors import SelfCheckFailed
-from nnembed.ir.linear import Array
+from nnembed.aliases import Array
 from nnembed.ir.network import Network, Reference
 from nnembed.ir.nodes import Affine, Kink
 

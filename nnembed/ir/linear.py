@@ -7,15 +7,14 @@ Every operator is a matrix ``M`` of shape (n_out, n_in) that acts on the last ax
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-Index = NDArray[np.intp]
+from nnembed.aliases import Array, Index
 
 
 class LinearOperator(ABC):
@@ -35,10 +34,23 @@ class LinearOperator(ABC):
     def csr(self, rows: Index | None = None) -> sp.csr_array:
         """Return the chosen rows (all by default) as a CSR matrix without stored zeros."""
 
-    @property
+    def rows(self, index: Index) -> Array:
+        """Return the chosen rows as a full array (k, n_in)."""
+        return np.asarray(self.csr(index).toarray())
+
     @abstractmethod
+    def map(self, function: Callable[[Array], Array]) -> LinearOperator:
+        """Return the operator with `function` applied to the entries; it must keep zero."""
+
+    @cached_property
     def absolute(self) -> LinearOperator:
         """The operator with the absolute values of the entries."""
+        return self.map(np.abs)
+
+    @cached_property
+    def signs(self) -> tuple[LinearOperator, LinearOperator]:
+        """The positive and the negative part; they sum to the operator."""
+        return self.map(lambda m: np.maximum(m, 0.0)), self.map(lambda m: np.minimum(m, 0.0))
 
     @property
     @abstractmethod
@@ -74,10 +86,13 @@ class Dense(LinearOperator):
         """See `LinearOperator.csr`."""
         return dense_to_csr(self.weight if rows is None else self.weight[rows])
 
-    @cached_property
-    def absolute(self) -> LinearOperator:
-        """See `LinearOperator.absolute`."""
-        return Dense(np.abs(self.weight))
+    def rows(self, index: Index) -> Array:
+        """See `LinearOperator.rows`."""
+        return self.weight[index]
+
+    def map(self, function: Callable[[Array], Array]) -> LinearOperator:
+        """See `LinearOperator.map`."""
+        return Dense(function(self.weight))
 
     @property
     def terms(self) -> int:
@@ -117,10 +132,10 @@ class Sparse(LinearOperator):
         """See `LinearOperator.csr`."""
         return self.matrix if rows is None else self.matrix[rows]
 
-    @cached_property
-    def absolute(self) -> LinearOperator:
-        """See `LinearOperator.absolute`."""
-        return Sparse(abs(self.matrix))
+    def map(self, function: Callable[[Array], Array]) -> LinearOperator:
+        """See `LinearOperator.map`."""
+        m = self.matrix
+        return Sparse(sp.csr_array((function(m.data), m.indices, m.indptr), shape=m.shape))
 
     @cached_property
     def terms(self) -> int:
@@ -175,10 +190,12 @@ class Selection(LinearOperator):
         data = np.ones(int(indptr[-1]))
         return sp.csr_array((data, index[kept].astype(np.int32), indptr), shape=(len(index), self.n_in))
 
-    @property
-    def absolute(self) -> LinearOperator:
-        """See `LinearOperator.absolute`."""
-        return self
+    def map(self, function: Callable[[Array], Array]) -> LinearOperator:
+        """See `LinearOperator.map`."""
+        one = float(function(np.ones(1))[0])
+        if one == 1.0:
+            return self
+        return Selection(np.full(len(self.index), -1), self.n_in) if one == 0.0 else Sparse(self.csr() * one)
 
     @cached_property
     def terms(self) -> int:
@@ -288,10 +305,9 @@ class Convolution(LinearOperator):
         """See `LinearOperator.csr`."""
         return self._matrix if rows is None else self._matrix[rows]
 
-    @cached_property
-    def absolute(self) -> LinearOperator:
-        """See `LinearOperator.absolute`."""
-        return Convolution(np.abs(self.kernel), self.size, self.strides, self.dilations, self.pads, self.groups)
+    def map(self, function: Callable[[Array], Array]) -> LinearOperator:
+        """See `LinearOperator.map`."""
+        return replace(self, kernel=function(self.kernel))
 
     @property
     def terms(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nnembed.errors import InputError, SelfCheckFailed, UnknownName
-from nnembed.ir.linear import Array
+from nnembed.aliases import Array
 from nnembed.ir.nodes import Activation, Affine, Max, Node
 from nnembed.tables import Table
 
@@ -29,7 +30,7 @@ class TensorSpec:
     @property
     def size(self) -> int:
         """Number of entries."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
 
 class Reference(Protocol):

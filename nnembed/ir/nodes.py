@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nnembed.ir.linear import Array, Index, LinearOperator
+from nnembed.aliases import Array, Index
+from nnembed.ir.linear import LinearOperator
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,1 @@
+"""Tables, pages, plots and progress for people to look at."""

@@ -1,0 +1,281 @@
+"""HiGHS: free, the default solver.
+
+Facts this file works around (highspy 1.15): status codes are returned, not raised; the number of threads is global to the
+process, so a run after another one with a different number fails until the scheduler is reset; a starting point that is
+infeasible is dropped silently.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from nnembed.errors import InputError, SolverError, UnknownName
+from nnembed.events import Event, Incumbent
+from nnembed.features import Availability, Capability, Feature
+from nnembed.aliases import Array, Index
+from nnembed.options import Options
+from nnembed.protocols import Solution
+
+if TYPE_CHECKING:
+    from nnembed.problem import Problem
+
+_STATUS = {
+    "kOptimal": "optimal",
+    "kInfeasible": "infeasible",
+    "kUnbounded": "unbounded",
+    "kUnboundedOrInfeasible": "infeasible_or_unbounded",
+    "kTimeLimit": "time_limit",
+    "kIterationLimit": "time_limit",
+    "kSolutionLimit": "feasible",
+    "kObjectiveBound": "feasible",
+    "kObjectiveTarget": "feasible",
+    "kInterrupt": "interrupted",
+    "kModelEmpty": "optimal",
+}
+
+
+class Highs:
+    """The HiGHS backend."""
+
+    name = "highs"
+    summary = "HiGHS: free MILP and LP solver, the default"
+    accepts = Feature.LINEAR | Feature.INTEGER | Feature.QUADRATIC_OBJECTIVE
+    capabilities = (
+        Capability.MIP_START
+        | Capability.INJECT_POINT
+        | Capability.INCUMBENT_EVENT
+        | Capability.INTERRUPT
+        | Capability.HOT_LP
+        | Capability.DUALS
+    )
+
+    def available(self) -> Availability:
+        """Return whether highspy is installed."""
+        return Availability.FULL if importlib.util.find_spec("highspy") else Availability.NOT_FOUND
+
+    def load(self, problem: Problem, options: Options) -> HighsSession:
+        """Hand the problem over by arrays."""
+        return HighsSession(problem, options)
+
+
+class HighsSession:
+    """One problem in one HiGHS instance."""
+
+    def __init__(self, problem: Problem, options: Options):
+        import highspy
+
+        self._api: Any = highspy
+        self._highs: Any = highspy.Highs()
+        self._problem, self._options, self._clock = problem, options, options.budget.start()
+        self._injected: list[Array] = []
+        self._stop = False
+        self._set_options(options)
+        self._pass(problem)
+
+    def __enter__(self) -> HighsSession:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # ---- changing the problem -----------------------------------------------------------------
+
+    def set_start(self, columns: Index, values: Array) -> None:
+        """Offer a first point; with some columns missing HiGHS completes it, with the integers given, by an LP."""
+        if len(columns) == self._problem.n_columns:
+            solution = self._api.HighsSolution()
+            full = np.empty(len(columns))
+            full[columns] = values
+            solution.col_value = full
+            self._check(self._highs.setSolution(solution), "setSolution")
+        else:
+            self._check(self._highs.setSolution(len(columns), columns.astype(np.int32), values), "setSolution")
+
+    def set_cost(self, columns: Index, cost: Array) -> None:
+        """Change objective coefficients."""
+        self._check(self._highs.changeColsCost(len(columns), columns.astype(np.int32), cost), "changeColsCost")
+
+    def set_bounds(self, columns: Index, lower: Array, upper: Array) -> None:
+        """Change column bounds."""
+        code = self._highs.changeColsBounds(len(columns), columns.astype(np.int32), lower, upper)
+        self._check(code, "changeColsBounds")
+
+    def add_rows(self, matrix: sp.csr_array, lower: Array, upper: Array) -> None:
+        """Append rows."""
+        flat = (matrix.indptr[:-1].astype(np.int32), matrix.indices.astype(np.int32), matrix.data)
+        self._check(self._highs.addRows(len(lower), lower, upper, matrix.nnz, *flat), "addRows")
+
+    def inject(self, x: Array) -> None:
+        """Offer a complete point while the solver runs; it is handed over at the next chance."""
+        self._injected.append(x)
+
+    def interrupt(self) -> None:
+        """Ask the running solver to stop at the next chance."""
+        self._stop = True
+
+    def close(self) -> None:
+        """Free the solver's memory."""
+        self._highs.clear()
+
+    # ---- solving ------------------------------------------------------------------------------
+
+    def solve(self, on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> Solution:
+        """Solve; see `protocols.Session`."""
+        self._stop = False
+        remaining = self._clock.remaining
+        if remaining <= 0:
+            return Solution("time_limit", message="no time left to solve")
+        if np.isfinite(remaining):
+            self._option("time_limit", float(remaining) + self._highs.getRunTime())
+        removers = self._listen(on_event, should_stop)
+        try:
+            code = self._run()
+        finally:
+            for remove in removers:
+                remove()
+        if code == self._api.HighsStatus.kError:
+            return Solution("error", message=f"HiGHS stopped with an error ({self._highs.getModelStatus()})")
+        return self._result()
+
+    def _run(self) -> Any:
+        code = self._highs.run()
+        if code == self._api.HighsStatus.kError:
+            # Another instance in this process may have run with another number of threads.
+            self._api.Highs.resetGlobalScheduler(True)
+            code = self._highs.run()
+        return code
+
+    def _listen(self, on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> list[Callable[[], None]]:
+        highs, clock = self._highs, self._clock
+        sign = -1.0 if self._problem.maximize else 1.0
+        best: dict[str, float | None] = {"objective": None, "bound": None}
+
+        def poll(event: Any) -> None:
+            if self._stop or should_stop():
+                event.interrupt()
+
+        def improved(event: Any) -> None:
+            value = float(event.data_out.objective_function_value)
+            old = best["objective"]
+            if np.isfinite(value) and (old is None or sign * value < sign * old):
+                best["objective"] = value
+                on_event(Incumbent(clock.elapsed, value, best["bound"], "solver"))
+
+        def log(event: Any) -> None:
+            bound = float(event.data_out.mip_dual_bound)
+            if np.isfinite(bound) and bound != best["bound"]:
+                best["bound"] = bound
+                on_event(Incumbent(clock.elapsed, best["objective"], bound, "solver"))
+
+        def offer(event: Any) -> None:
+            while self._injected:
+                event.data_in.setSolution(self._injected.pop())
+
+        pairs = [
+            (highs.cbMipInterrupt, poll),
+            (highs.cbSimplexInterrupt, poll),
+            (highs.cbIpmInterrupt, poll),
+            (highs.cbMipImprovingSolution, improved),
+            (highs.cbMipSolution, improved),
+            (highs.cbMipLogging, log),
+            (highs.cbMipUserSolution, offer),
+        ]
+        for source, function in pairs:
+            source.subscribe(function)
+        return [lambda s=source, f=function: s.unsubscribe(f) for source, function in pairs]
+
+    def _result(self) -> Solution:
+        highs, problem = self._highs, self._problem
+        info, code = highs.getInfo(), highs.getModelStatus().name
+        status = _STATUS.get(code, "error")
+        has_point = info.primal_solution_status == self._api.SolutionStatus.kSolutionStatusFeasible
+        solution = highs.getSolution()
+        x = np.array(solution.col_value) if has_point else None
+        mixed = bool(problem.integer.any())
+        bound: float | None = float(info.mip_dual_bound) if mixed else None
+        if not mixed and status == "optimal":
+            bound = float(info.objective_function_value)
+        if status == "optimal" and x is None:  # an empty model
+            x = np.clip(np.zeros(problem.n_columns), problem.lower, problem.upper)
+        if x is not None and status in ("time_limit", "interrupted"):
+            status = "feasible" if status == "time_limit" else "interrupted"
+        if status == "infeasible_or_unbounded":
+            status = self._decide()
+        duals = np.array(solution.row_dual) if solution.dual_valid and not mixed else None
+        return Solution(
+            status,
+            x if status not in ("infeasible", "unbounded") else None,
+            problem.objective(x) if x is not None else None,
+            bound if bound is not None and np.isfinite(bound) else None,
+            int(max(info.mip_node_count, 0)),
+            f"HiGHS: {code[1:]}",
+            duals,
+        )
+
+    def _decide(self) -> str:
+        """Tell infeasible from unbounded: without an objective only infeasibility remains."""
+        n = self._problem.n_columns
+        self.set_cost(np.arange(n), np.zeros(n))
+        self._run()
+        feasible = self._highs.getModelStatus().name == "kOptimal"
+        self.set_cost(np.arange(n), self._problem.cost)
+        return "unbounded" if feasible else "infeasible"
+
+    # ---- loading ------------------------------------------------------------------------------
+
+    def _set_options(self, options: Options) -> None:
+        self._option("output_flag", False)
+        self._option("threads", options.threads)
+        self._option("mip_rel_gap", float(options.gap))
+        self._option("random_seed", int(options.seed) % (2**31))
+        self._user_options(options.solver_options)
+
+    def _user_options(self, chosen: Mapping[str, Any]) -> None:
+        for name, value in chosen.items():
+            if self._highs.getOptionType(name)[0] != self._api.HighsStatus.kOk:
+                known = [k for k in dir(self._highs.getOptions()) if not k.startswith("_")]
+                raise UnknownName("HiGHS option", name, known)
+            if self._highs.setOptionValue(name, value) == self._api.HighsStatus.kError:
+                raise InputError(f"HiGHS refuses {name}={value!r}; see its list of options for the allowed values")
+
+    def _option(self, name: str, value: object) -> None:
+        self._check(self._highs.setOptionValue(name, value), f"option {name}")
+
+    def _pass(self, problem: Problem) -> None:
+        api, matrix = self._api, problem.matrix
+        integrality = problem.integer.astype(np.int32)
+        sense = api.ObjSense.kMaximize if problem.maximize else api.ObjSense.kMinimize
+        code = self._highs.passModel(
+            problem.n_columns,
+            problem.n_rows,
+            int(matrix.nnz),
+            int(api.MatrixFormat.kRowwise),
+            int(sense),
+            float(problem.offset),
+            problem.cost,
+            problem.lower,
+            problem.upper,
+            problem.row_lower,
+            problem.row_upper,
+            matrix.indptr.astype(np.int32, copy=False),
+            matrix.indices.astype(np.int32, copy=False),
+            matrix.data,
+            integrality,
+        )
+        self._check(code, "passModel")
+        if problem.quadratic is not None:
+            lower = sp.csc_array(sp.tril(problem.quadratic))
+            flat = (lower.indptr.astype(np.int32), lower.indices.astype(np.int32), lower.data)
+            code = self._highs.passHessian(
+                problem.n_columns, lower.nnz, int(api.HessianFormat.kTriangular), *flat
+            )
+            self._check(code, "passHessian")
+
+    def _check(self, code: Any, what: str) -> None:
+        if code == self._api.HighsStatus.kError:
+            raise SolverError(f"HiGHS refuses {what}")

@@ -1,0 +1,235 @@
+"""Embedding: one network inside one model; its plan, bounds and block."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnembed.block import Block
+from nnembed.bounds.box import Bounds
+from nnembed.builder import BlockBuilder
+from nnembed.errors import InputError, UnknownName, UnsupportedFeature
+from nnembed.features import Feature, missing
+from nnembed.aliases import Array
+from nnembed.ir.network import Network
+from nnembed.problem import InputMap
+from nnembed.tables import Table
+
+if TYPE_CHECKING:
+    from nnembed.hooks.manager import Registry
+    from nnembed.options import Options
+    from nnembed.protocols import Attached, Formulation, Host
+
+
+@dataclass(frozen=True)
+class PlanLine:
+    """What was chosen for one layer, and why."""
+
+    layer: str
+    kind: str
+    neurons: int
+    open: int
+    formulation: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The formulation of every layer; prints as a table."""
+
+    name: str
+    lines: tuple[PlanLine, ...]
+
+    def summary(self) -> Table:
+        """Return the plan as a table."""
+        rows = [(p.layer, p.kind, p.neurons, p.open, p.formulation, p.reason) for p in self.lines]
+        return Table(f"plan of {self.name}", ("layer", "kind", "neurons", "open", "formulation", "why"), rows)
+
+    def __str__(self) -> str:
+        """Render as plain text."""
+        return str(self.summary())
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
+
+
+def make_plan(
+    network: Network, bounds: Bounds, choice: Any, accepts: Feature, registry: Registry, options: Options, name: str
+) -> tuple[Plan, dict[str, Formulation]]:
+    """Choose a formulation per layer.
+
+    Parameters
+    ----------
+    choice : str, Formulation or mapping layer name -> either
+        ``"auto"`` asks the hook; layers missing in a mapping are chosen automatically.
+    accepts : Feature
+        What the solver or host takes.
+
+    Raises
+    ------
+    UnknownName
+        For a layer or formulation that does not exist.
+    UnsupportedFeature
+        If a chosen formulation cannot write the layer, or emits what is not accepted.
+    """
+    layers = {node.name: node for node in network.activations}
+    chosen: Mapping[str, Any] = choice if isinstance(choice, Mapping) else dict.fromkeys(layers, choice)
+    for layer in chosen:
+        if layer not in layers:
+            raise UnknownName("layer", layer, layers)
+    lines, parts = [], {}
+    for layer, node in layers.items():
+        wanted = chosen.get(layer, "auto")
+        reason = "chosen by the caller"
+        if isinstance(wanted, str) and wanted == "auto":
+            wanted, reason = registry.plugins.hook.nnembed_choose_formulation(
+                network=network, bounds=bounds, layer=layer, accepts=accepts, options=options
+            )
+        part: Formulation = registry.get("formulation", wanted)
+        if type(node) not in part.handles:
+            able = [n for n, f in registry.parts("formulation").items() if type(node) in f.handles]
+            raise UnsupportedFeature(
+                f"formulation {part.name!r} does not write {node.kind} layers ({layer!r}); choose one of {able}"
+            )
+        if lacking := missing(part.emits, accepts):
+            raise UnsupportedFeature(
+                f"formulation {part.name!r} of layer {layer!r} needs {', '.join(lacking)}, which is not accepted here; "
+                "choose another formulation or solver"
+            )
+        opened = bounds.open(node)
+        lines.append(PlanLine(layer, node.kind, opened.size, int(opened.sum()), part.name, reason))
+        parts[layer] = part
+    return Plan(name, tuple(lines)), parts
+
+
+def emit_block(network: Network, bounds: Bounds, parts: Mapping[str, Formulation]) -> Block:
+    """Write every layer with its formulation."""
+    builder = BlockBuilder(network, bounds)
+    for node in network.activations:
+        parts[node.name].emit(node, bounds, builder)
+    return builder.finish()
+
+
+@dataclass(eq=False)
+class Embedding:
+    """A network put into a model.
+
+    Attributes
+    ----------
+    name : str
+        Prefix of its names in the model.
+    network : Network
+    outputs : object
+        The outputs as variables of the host's own type (a dict by name for several outputs).
+    inputs : InputMap
+        What the inputs are in the model.
+    bounds : Bounds
+        Proven on the box that the inputs had when they were computed.
+    plan : Plan
+        Which formulation for which layer and why.
+    block : Block
+        Columns and rows.
+    attached : Attached
+        What was put into the user's model; ``attached.labels`` is None when only the outputs were.
+    """
+
+    name: str
+    network: Network
+    host: Host
+    inputs: InputMap
+    bounds: Bounds
+    plan: Plan
+    block: Block
+    attached: Attached
+    formulation: Any = "auto"
+    methods: Any = "auto"
+    _model: Any = field(default=None, repr=False)
+
+    @property
+    def outputs(self) -> Any:
+        """The outputs as variables of the host's own type."""
+        return self.attached.outputs
+
+    @property
+    def model(self) -> Any:
+        """The model, as long as it exists."""
+        return self._model()
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the rows are in the user's model."""
+        return self.attached.labels is not None
+
+    def box(self) -> tuple[Array, Array]:
+        """Return the bounds of the inputs as the model has them now, in block order."""
+        return self.host.input_box(self.model, self.inputs)
+
+    def is_stale(self) -> bool:
+        """Whether the model's box is no longer inside the one the bounds hold on."""
+        low, high = self.box()
+        first = slice(0, self.block.n_inputs)
+        pad = 1e-9 * (1 + np.abs(low) + np.abs(high))
+        return bool((low < self.block.lower[first] - pad).any() or (high > self.block.upper[first] + pad).any())
+
+    def residual(self) -> float:
+        """Return the largest relative difference between the model's solution and the network.
+
+        Raises
+        ------
+        InputError
+            If the model has no solution yet.
+        """
+        from nnembed.engine import residual_of
+
+        return residual_of(self)
+
+    def remove(self) -> None:
+        """Take the network out of the model again."""
+        ledger = embeddings_of(self.model)
+        if ledger.get(self.name) is not self:
+            raise InputError(f"the network {self.name!r} is not in this model any more")
+        self.attached.remove()
+        del _LEDGER[self.model][self.name]
+
+    def summary(self) -> Table:
+        """Return sizes: columns, rows, binaries, nonzeros, coefficients."""
+        block = self.block
+        small, large = block.coefficient_range()
+        rows = [
+            ("points", str(block.batch)),
+            ("columns", str(block.n_columns)),
+            ("binaries", str(block.binaries)),
+            ("rows", str(block.n_rows)),
+            ("nonzeros", str(block.matrix.nnz)),
+            ("coefficients", f"{small:.1e} to {large:.1e}"),
+            ("unstable neurons", str(self.bounds.unstable)),
+            ("in the user's model", "yes" if self.is_attached else "outputs only"),
+        ]
+        return Table(f"embedding {self.name}", ("", ""), rows)
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_() + self.plan._repr_html_()
+
+    def __repr__(self) -> str:
+        """Say name, network, size."""
+        return f"<Embedding {self.name!r} of {self.network.name}: {self.block.binaries} binaries, {self.block.n_rows} rows>"
+
+
+# Which networks a model contains. The models belong to other libraries and have no place of their own for this, so the
+# list is kept beside them, for as long as they live.
+_LEDGER: weakref.WeakKeyDictionary[Any, dict[str, Embedding]] = weakref.WeakKeyDictionary()
+
+
+def embeddings_of(model: Any) -> dict[str, Embedding]:
+    """Return the embeddings of a model by name."""
+    return dict(_LEDGER.get(model, {}))
+
+
+def record(model: Any, embedding: Embedding) -> None:
+    """Remember that `model` contains `embedding`."""
+    _LEDGER.setdefault(model, {})[embedding.name] = embedding
+    embedding._model = weakref.ref(model)

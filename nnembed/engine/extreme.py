@@ -1,0 +1,220 @@
+"""The largest or smallest weighted output of a network over a box: one call, no model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from nnembed.aliases import Array
+from nnembed.bounds.box import input_bounds
+from nnembed.engine.embed import embed
+from nnembed.engine.solve import Run
+from nnembed.errors import InputError, UnknownName
+from nnembed.hosts.arrays import ArrayModel
+from nnembed.ir.network import Network
+from nnembed.options import Options
+from nnembed.result import Result
+
+
+def maximize(
+    network: Network,
+    box: Any,
+    objective: Any = None,
+    constraints: Any = None,
+    *,
+    backend: Any = "auto",
+    formulation: Any = "auto",
+    bounds: Any = "auto",
+    heuristics: Any = "auto",
+    start: Any = None,
+    time_limit: float | None = None,
+    gap: float = 1e-4,
+    threads: int = 1,
+    seed: int = 0,
+    executor: Executor | None = None,
+    progress: bool | None = None,
+    tolerance: float = 1e-5,
+    solver_options: Mapping[str, Any] | None = None,
+) -> Result:
+    """Maximise a weighted sum of outputs over a box of inputs.
+
+    Parameters
+    ----------
+    network : Network
+    box : pair (lower, upper)
+        Finite; scalars, arrays of the input's shape or flat, or dicts of them by input name.
+    objective : weights or None
+        One number per output entry (own shape or flat), or a dict of them by output name. None is allowed for a network
+        with a single output entry and means that entry.
+    constraints : linear constraints or None
+        One or a list of ``(A, lower, upper)`` or objects with ``A``, ``lb``, ``ub`` (`scipy.optimize.LinearConstraint`), over
+        the inputs, or over inputs and outputs joined, inputs first.
+    backend, formulation, bounds, heuristics, time_limit, gap, threads, seed, executor, progress, tolerance, solver_options
+        As in `solve`.
+    start : array, dict of arrays or Result
+        Inputs to start from.
+
+    Returns
+    -------
+    Result
+        ``result.x`` and ``result.y`` are the network's input and output at the answer.
+
+    Raises
+    ------
+    BoxError, InputError, UnsupportedFeature, Unavailable
+    """
+    options = Options(
+        backend, formulation, bounds, heuristics, start, time_limit, gap, threads, seed, executor, progress, tolerance,
+        dict(solver_options or {}),
+    )  # fmt: skip
+    return _extreme(network, box, objective, constraints, options, maximize=True)
+
+
+def minimize(
+    network: Network,
+    box: Any,
+    objective: Any = None,
+    constraints: Any = None,
+    *,
+    backend: Any = "auto",
+    formulation: Any = "auto",
+    bounds: Any = "auto",
+    heuristics: Any = "auto",
+    start: Any = None,
+    time_limit: float | None = None,
+    gap: float = 1e-4,
+    threads: int = 1,
+    seed: int = 0,
+    executor: Executor | None = None,
+    progress: bool | None = None,
+    tolerance: float = 1e-5,
+    solver_options: Mapping[str, Any] | None = None,
+) -> Result:
+    """Minimise a weighted sum of outputs over a box of inputs; everything as in `maximize`."""
+    options = Options(
+        backend, formulation, bounds, heuristics, start, time_limit, gap, threads, seed, executor, progress, tolerance,
+        dict(solver_options or {}),
+    )  # fmt: skip
+    return _extreme(network, box, objective, constraints, options, maximize=False)
+
+
+def _extreme(
+    network: Network, box: Any, objective: Any, constraints: Any, options: Options, *, maximize: bool
+) -> Result:
+    weights = output_weights(network, objective)
+    inputs = input_bounds(network, box)
+    if inputs.batch != 1:
+        raise InputError(f"the box describes {inputs.batch} boxes; call once per box, or build a model with nnembed.Model")
+    low, high = (np.concatenate([side[s.name][0] for s in network.inputs]) for side in (inputs.low, inputs.high))
+    model = ArrayModel(low, high, maximize=maximize)
+    columns = _columns(network)
+    embed(model, network, columns, formulation=options.formulation, bounds=options.bounds, attach=False)
+    model.cost = np.concatenate([np.zeros(len(low)), weights])
+    for matrix, lower, upper in read_constraints(constraints, network):
+        wide = sp.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], model.n_columns))
+        model.add_rows(wide, lower, upper)
+    result = Run(model, replace(options, start=_start(network, options.start))).result()
+    if result.point is None:
+        return result
+    flat = result.point[: len(low)]
+    values = _split(network, flat)
+    x = {s.name: values[s.name].reshape(s.shape) for s in network.inputs}
+    state = network.forward({k: v[None] for k, v in values.items()})
+    y = {s.name: state[s.name][0].reshape(s.shape) for s in network.outputs}
+    plain = len(x) == 1, len(y) == 1
+    return replace(result, x=next(iter(x.values())) if plain[0] else x, y=next(iter(y.values())) if plain[1] else y)
+
+
+def _columns(network: Network) -> Any:
+    """Return the columns of each input, in the order of the model."""
+    start, columns = 0, {}
+    for spec in network.inputs:
+        columns[spec.name] = np.arange(start, start + spec.size)
+        start += spec.size
+    return columns
+
+
+def _split(network: Network, flat: Array) -> dict[str, Array]:
+    cuts = np.cumsum([s.size for s in network.inputs])[:-1]
+    return {s.name: part for s, part in zip(network.inputs, np.split(flat, cuts), strict=True)}
+
+
+def _start(network: Network, start: Any) -> Any:
+    """Return a user's start as values of the model's columns (inputs, then outputs)."""
+    if start is None or isinstance(start, str | Result):
+        return start
+    flat, lead = network.flatten(start)
+    if lead not in ((), (1,)):
+        raise InputError(f"start has batch axes {lead}; pass one point")
+    inputs = np.concatenate([flat[s.name][0] for s in network.inputs])
+    outputs = network.flat_outputs(network.forward(flat))[0]
+    return np.concatenate([inputs, outputs])
+
+
+def output_weights(network: Network, objective: Any) -> Array:
+    """Return one weight per output entry, all outputs joined.
+
+    Raises
+    ------
+    InputError
+        If the weights do not fit, are not finite, or are missing for a network with several output entries.
+    """
+    sizes = ", ".join(f"{s.name!r} {s.shape}" for s in network.outputs)
+    if objective is None:
+        if network.output_size != 1:
+            raise InputError(
+                f"{network.name} has {network.output_size} output entries ({sizes}); say which to optimise with "
+                "objective=weights, one per entry"
+            )
+        return np.ones(1)
+    if isinstance(objective, Mapping):
+        names = [s.name for s in network.outputs]
+        for key in objective:
+            if key not in names:
+                raise UnknownName("output", str(key), names)
+        parts = [np.asarray(objective.get(s.name, np.zeros(s.size)), float).reshape(-1) for s in network.outputs]
+        fits = all(len(p) == s.size for p, s in zip(parts, network.outputs, strict=True))
+    else:
+        parts = [np.asarray(objective, float).reshape(-1)]
+        fits = len(parts[0]) == network.output_size
+    if not fits:
+        raise InputError(f"the weights do not fit the outputs of {network.name}: {sizes}; pass one number per entry")
+    weights = np.concatenate(parts)
+    if not np.isfinite(weights).all():
+        raise InputError("the weights of the objective are not finite numbers")
+    return weights
+
+
+def read_constraints(constraints: Any, network: Network) -> list[tuple[sp.csr_array, Array, Array]]:
+    """Return constraints as (matrix over inputs and outputs, lower, upper).
+
+    Raises
+    ------
+    InputError
+        If one has the wrong form or size.
+    """
+    if constraints is None:
+        return []
+    single = hasattr(constraints, "A") or (isinstance(constraints, tuple) and len(constraints) == 3)
+    listed: Sequence[Any] = [constraints] if single else list(constraints)
+    n, m = network.input_size, network.output_size
+    result = []
+    for k, item in enumerate(listed):
+        if hasattr(item, "A"):
+            item = (item.A, item.lb, item.ub)  # noqa: PLW2901 - one form from here on
+        if not (isinstance(item, Sequence) and len(item) == 3):
+            raise InputError(f"constraint {k} is no (A, lower, upper) and has no A, lb, ub")
+        matrix = sp.csr_array(item[0] if sp.issparse(item[0]) else np.atleast_2d(np.asarray(item[0], float)))
+        if matrix.shape[1] not in (n, n + m):
+            raise InputError(
+                f"constraint {k} has {matrix.shape[1]} columns; give {n} (inputs) or {n + m} (inputs, then outputs)"
+            )
+        rows = matrix.shape[0]
+        lower, upper = (np.broadcast_to(np.asarray(side, float), (rows,)) for side in item[1:])
+        result.append((matrix, lower, upper))
+    return result

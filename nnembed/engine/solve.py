@@ -1,0 +1,460 @@
+"""Solve a model with networks in it: compile, overlay, start, solve, recover, certify."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from nnembed.certificate import Certificate, certify, relative_gap
+from nnembed.embedding import Embedding, embeddings_of, emit_block, make_plan
+from nnembed.engine.embed import derive_bounds, find_host, tell_block
+from nnembed.engine.interrupt import stop_on_interrupt
+from nnembed.errors import InputError, Unavailable, UnknownName, UnsupportedFeature
+from nnembed.events import Event, HeuristicFinished, Incumbent, Solved
+from nnembed.features import missing
+from nnembed.heuristics.forward import Point, Scene
+from nnembed.hooks.manager import Registry, registry
+from nnembed.aliases import Array
+from nnembed.options import Clock, Options
+from nnembed.problem import Overlay, Problem, overlay, placed
+from nnembed.protocols import Backend, Host, Session, Solution
+from nnembed.result import HistoryEntry, Result
+
+
+def solve(
+    model: Any,
+    *,
+    backend: Any = "auto",
+    formulation: Any = None,
+    bounds: Any = None,
+    heuristics: Any = "auto",
+    start: Any = None,
+    time_limit: float | None = None,
+    gap: float = 1e-4,
+    threads: int = 1,
+    seed: int = 0,
+    executor: Executor | None = None,
+    progress: bool | None = None,
+    tolerance: float = 1e-5,
+    solver_options: Mapping[str, Any] | None = None,
+) -> Result:
+    """Solve a user's model together with the networks embedded in it.
+
+    The model's own rows are compiled to arrays, blocks of networks that are not attached are laid over them, and the
+    solver is given both and a starting point from forward passes. Values are put back into the model.
+
+    Parameters
+    ----------
+    model : linopy.Model, nnembed.Model or nnembed.ArrayModel
+    backend : str or Backend
+        ``"auto"`` is HiGHS.
+    formulation, bounds : as in `embed`, or None
+        None keeps what each embedding was made with; otherwise it applies to every embedding that is not attached.
+    heuristics : str or tuple of str
+        ``"auto"``, ``"none"`` or names.
+    start : Result, array over the model's variables, or None
+        A point to start from.
+    time_limit : float or None
+        Wall-clock seconds for the whole call; 0 returns at once with what is known.
+    gap : float
+        Relative gap at which the solver may stop.
+    threads, seed : int
+    executor : Executor or None
+        Where work that splits is run.
+    progress : bool or None
+        Show progress; None means when the terminal is interactive.
+    tolerance : float
+        Residual that the certificate accepts, relative to ``1 + |y|``.
+    solver_options : mapping or None
+        Passed to the solver as they are.
+
+    Returns
+    -------
+    Result
+        Ctrl-C returns the best known answer with status "interrupted".
+
+    Raises
+    ------
+    InputError, BoxError
+        If the model or an option does not fit.
+    UnsupportedFeature
+        If the solver cannot take the model.
+    Unavailable
+        If the solver is not installed.
+    """
+    options = Options(
+        backend, "auto", "auto", heuristics, start, time_limit, gap, threads, seed, executor, progress, tolerance,
+        dict(solver_options or {}),
+    )  # fmt: skip
+    return Run(model, options, formulation, bounds).result()
+
+
+@dataclass(eq=False)
+class Run:
+    """One solve: the state that its phases share."""
+
+    model: Any
+    options: Options
+    formulation: Any = None
+    bounds: Any = None
+    history: list[HistoryEntry] = field(default_factory=list)
+    phases: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Start the clock and find host and parts."""
+        self.clock: Clock = self.options.budget.start()
+        self.registry: Registry = registry()
+        self.host: Host = find_host(self.model, self.registry)
+        self.embeddings = list(embeddings_of(self.model).values())
+        self.heuristics = chosen_heuristics(self.options.heuristics, self.registry)
+
+    def result(self) -> Result:
+        """Run all phases."""
+        from nnembed.report.progress import show
+
+        title = ", ".join(e.name for e in self.embeddings) or "model"
+        with stop_on_interrupt() as stopped, show(self.options.progress, title) as draw:
+
+            def on_event(event: Event) -> None:
+                self._remember(event)
+                draw(event)
+                self.registry.notify(event)
+
+            problem = self._phase("compile", self._problem)
+            backend = choose_backend(problem, self.options, self.registry)
+            point = self._phase("start", lambda: self._start(problem, on_event, stopped))
+            left = None if self.options.time_limit is None else self.clock.remaining
+            with self._phase("hand-over", lambda: backend.load(problem, replace(self.options, time_limit=left))) as session:
+                solution = self._phase("solve", lambda: run_session(session, point, on_event, stopped))
+                solution = better_of(problem, solution, point)
+                solution = self._phase("recover", lambda: repaired(problem, solution, session, self.options))
+            on_event(Solved(self.clock.elapsed, solution.status, solution.objective, solution.bound))
+            return self._report(problem, solution, backend)
+
+    # ---- phases -------------------------------------------------------------------------------
+
+    def _phase(self, name: str, work: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - started
+
+    def _remember(self, event: Event) -> None:
+        """Keep who found what, and when, in seconds of the whole call."""
+        now = self.clock.elapsed
+        if isinstance(event, Incumbent):
+            self.history.append(HistoryEntry(now, event.objective, event.bound, event.source))
+        elif isinstance(event, HeuristicFinished) and event.objective is not None:
+            self.history.append(HistoryEntry(now, event.objective, None, event.name))
+
+    def _problem(self) -> Problem:
+        for embedding in self.embeddings:
+            self._refresh(embedding)
+        compiled = self.host.compile(self.model)
+        layers = [
+            Overlay(e, e.name, e.block, e.inputs, e.attached.output_labels) for e in self.embeddings if not e.is_attached
+        ]
+        inside = [
+            placed(e, e.block, compiled.position(e.attached.labels), e.inputs, compiled)
+            for e in self.embeddings
+            if e.attached.labels is not None
+        ]
+        return overlay(replace(compiled, placements=tuple(inside)), layers)
+
+    def _refresh(self, embedding: Embedding) -> None:
+        """Derive bounds and block again where the model's box has grown or other choices were made for this solve."""
+        stale = embedding.is_stale()
+        if embedding.is_attached:
+            if stale:
+                raise InputError(
+                    f"the bounds of an input of {embedding.name!r} were widened after it was attached, its rows no longer "
+                    "hold; call remove() on the embedding and embed again"
+                )
+            return
+        if not stale and self.formulation is None and self.bounds is None:
+            return
+        formulation = embedding.formulation if self.formulation is None else self.formulation
+        bounds = embedding.methods if self.bounds is None else self.bounds
+        embedding.bounds = derive_bounds(
+            self.host, self.model, embedding.network, embedding.inputs, bounds, self.options.budget, self.registry
+        )
+        accepts = self.host.accepts
+        embedding.plan, parts = make_plan(
+            embedding.network, embedding.bounds, formulation, accepts, self.registry, self.options, embedding.name
+        )
+        embedding.block = emit_block(embedding.network, embedding.bounds, parts)
+        tell_block(self.registry, embedding.name, embedding.block, self.clock.elapsed)
+
+    def _start(self, problem: Problem, on_event: Callable[[Event], None], stopped: Callable[[], bool]) -> Point | None:
+        given = given_start(self.options.start, problem)
+        if given is not None or not problem.placements:
+            return given
+        if not any(len(p.drivers) for p in problem.placements):
+            return Scene(problem).point(np.zeros(0))
+        scene, best = Scene(problem), None
+        rng = np.random.default_rng(self.options.seed)
+        for heuristic in self.heuristics:
+            if self.clock.expired or stopped():
+                break
+            last = None
+            for candidate in heuristic.run(scene, None, replace(self.options.budget, seconds=self._share()), rng):
+                last = candidate
+                if stopped():
+                    break
+            if last is None:
+                continue
+            point = scene.point(last.inputs["drivers"]["x"])
+            good = point.complete and point.violation <= 1e-7
+            on_event(HeuristicFinished(self.clock.elapsed, heuristic.name, point.objective if good else None))
+            if best is None or _better(problem, point, best):
+                best = point
+        return best
+
+    def _share(self) -> float | None:
+        """A tenth of the time may go into the start."""
+        return None if self.options.time_limit is None else 0.1 * self.clock.remaining
+
+    def _report(self, problem: Problem, solution: Solution, backend: Backend) -> Result:
+        bound = solution.bound if solution.bound is not None else trivial_bound(problem)
+        if solution.status in ("infeasible", "unbounded"):
+            bound = None
+        x = solution.x
+        gap = relative_gap(solution.objective, bound) if x is not None else None
+        certificate: Certificate | None = None
+        if x is not None:
+            certificate = self._phase("certify", lambda: certify(problem, x, bound, gap, self.options.tolerance))
+        if x is not None and problem.placements and not all(p.block.exact for p in problem.placements):
+            message = "a relaxation was solved: only the bound is an answer"
+        else:
+            message = explain(problem, solution, backend, self.options)
+        values = self.host.load(self.model, problem, solution) if x is not None else None
+        if x is not None and solution.bound is not None:
+            self.history.append(HistoryEntry(self.clock.elapsed, solution.objective, solution.bound, backend.name))
+        return Result(
+            status=solution.status,
+            objective=solution.objective,
+            bound=bound,
+            gap=gap,
+            values=values,
+            certificate=certificate,
+            history=tuple(self.history),
+            plan=tuple(e.plan for e in self.embeddings),
+            nodes=solution.nodes,
+            seconds=self.clock.elapsed,
+            message=message,
+            phases=dict(self.phases),
+            point=x,
+        )
+
+
+def chosen_heuristics(choice: Any, reg: Registry) -> list[Any]:
+    """Return the heuristics an option stands for."""
+    if isinstance(choice, str):
+        choice = {"auto": ("forward",), "none": ()}.get(choice, (choice,))
+    if not isinstance(choice, Sequence):
+        choice = (choice,)
+    return [reg.get("heuristic", h) for h in choice]
+
+
+def choose_backend(problem: Problem, options: Options, reg: Registry) -> Backend:
+    """Return the solver, installed and able to take the problem.
+
+    Raises
+    ------
+    UnknownName, Unavailable, UnsupportedFeature
+    """
+    choice = options.backend
+    backends: dict[str, Backend] = reg.parts("backend")
+    if isinstance(choice, str) and choice == "auto":
+        able = tuple(n for n, b in backends.items() if b.available() and not missing(problem.needs, b.accepts))
+        choice = reg.plugins.hook.nnembed_choose_backend(problem=problem, available=able, options=options)
+        if choice is None:
+            raise UnsupportedFeature(
+                f"no installed solver takes this model, which needs {problem.needs}; installed: {', '.join(backends)}"
+            )
+    if isinstance(choice, str) and choice not in backends:
+        known = "gurobi", "scip"
+        if choice in known:
+            raise Unavailable(f"solver {choice!r} comes with the package nnembed-{choice}; run: pip install nnembed-{choice}")
+        raise UnknownName("backend", choice, backends)
+    backend: Backend = reg.get("backend", choice)
+    if not (state := backend.available()):
+        raise Unavailable(f"solver {backend.name!r} cannot be used: {state.reason}; install it or choose another backend=")
+    if lacking := missing(problem.needs, backend.accepts):
+        raise UnsupportedFeature(
+            f"solver {backend.name!r} does not take {', '.join(lacking)}, which this model needs; choose another backend="
+        )
+    return backend
+
+
+def run_session(
+    session: Session, point: Point | None, on_event: Callable[[Event], None], stopped: Callable[[], bool]
+) -> Solution:
+    """Offer the start and solve."""
+    if stopped():
+        return Solution("interrupted")
+    if point is not None:
+        offer(session, point)
+    return session.solve(on_event, stopped)
+
+
+def offer(session: Session, point: Point) -> None:
+    """Give the solver the whole point when it is feasible as far as is known, else only the binaries."""
+    if point.complete and point.violation <= 1e-7:
+        session.set_start(point.columns, point.values)
+    elif len(point.discrete):
+        session.set_start(point.columns[point.discrete], point.values[point.discrete])
+
+
+def given_start(start: Any, problem: Problem) -> Point | None:
+    """Return a start the user passed, as a point."""
+    if start is None or (isinstance(start, str) and start == "auto"):
+        return None
+    if isinstance(start, Result):
+        if start.point is None:
+            raise InputError("start= is a Result without a point; pass one that has a solution")
+        start = start.point
+    values = np.asarray(start, float)
+    if values.shape not in ((problem.n_columns,), (len(problem.labels),)):
+        raise InputError(
+            f"start has shape {values.shape}; pass a Result of this model, or one value for each of its "
+            f"{len(problem.labels)} variables"
+        )
+    if len(values) == problem.n_columns:
+        columns = np.arange(problem.n_columns)
+        return Point(columns, values, problem.objective(values), 0.0, True, np.flatnonzero(problem.integer))
+    scene = Scene(problem)
+    return scene.point(values[scene.drivers])
+
+
+def better_of(problem: Problem, solution: Solution, point: Point | None) -> Solution:
+    """Keep the start where the solver stopped without a point as good."""
+    if point is None or not point.complete or solution.status in ("infeasible", "unbounded", "optimal"):
+        return solution
+    x = np.empty(problem.n_columns)
+    x[point.columns] = point.values
+    if not feasible(problem, x):
+        return solution
+    value = problem.objective(x)
+    sign = -1.0 if problem.maximize else 1.0
+    if solution.objective is not None and sign * solution.objective <= sign * value:
+        return solution
+    status = {"time_limit": "feasible"}.get(solution.status, solution.status)
+    return replace(solution, status=status, x=x, objective=value)
+
+
+def repaired(problem: Problem, solution: Solution, session: Session, options: Options) -> Solution:
+    """Replace solver values by the networks' own at the same inputs.
+
+    Solvers accept binaries that are off by 1e-6, and with a big-M that moves outputs. First the networks are evaluated at
+    the point's inputs; where the user's rows then fail, the binaries are fixed and an LP is solved.
+    """
+    if solution.x is None or not problem.placements or not all(p.block.exact for p in problem.placements):
+        return solution
+    x = snapped(problem, solution.x)
+    if not feasible(problem, x):
+        trial = refit(problem, x, session)
+        x = trial if trial is not None and feasible(problem, trial) else solution.x
+    value = problem.objective(x)
+    gap = relative_gap(value, solution.bound)
+    status = solution.status
+    if status == "optimal" and gap is not None and gap > max(10 * options.gap, 1e-6) and problem.integer.any():
+        status = "feasible"  # the solver's optimum lived on its tolerances
+    return replace(solution, x=x, objective=value, status=status)
+
+
+def snapped(problem: Problem, x: Array) -> Array:
+    """Return the point with all network columns recomputed from the drivers, inside their bounds."""
+    scene = Scene(problem)
+    out = x.copy()
+    out[problem.integer] = np.rint(out[problem.integer])
+    drivers = np.clip(out[scene.drivers], problem.lower[scene.drivers], problem.upper[scene.drivers])
+    point = scene.point(drivers)
+    out[point.columns] = point.values
+    return out
+
+
+def refit(problem: Problem, x: Array, session: Session) -> Array | None:
+    """Return the best point with all integers fixed as in `x`, None when there is none."""
+    columns = np.flatnonzero(problem.integer)
+    fixed = np.rint(x[columns])
+    session.set_bounds(columns, fixed, fixed)
+    found = session.solve(lambda event: None, lambda: False)
+    session.set_bounds(columns, problem.lower[columns], problem.upper[columns])
+    return found.x
+
+
+def feasible(problem: Problem, x: Array, tolerance: float = 1e-6) -> bool:
+    """Return whether a point satisfies rows, bounds and integrality."""
+    value = problem.matrix @ x
+    size = tolerance * (1 + np.abs(value))
+    rows = (value >= problem.row_lower - size) & (value <= problem.row_upper + size)
+    pad = tolerance * (1 + np.abs(x))
+    bounds = (x >= problem.lower - pad) & (x <= problem.upper + pad)
+    whole = np.abs(x - np.rint(x))[problem.integer] <= tolerance
+    return bool(rows.all() and bounds.all() and whole.all())
+
+
+def trivial_bound(problem: Problem) -> float | None:
+    """Return the bound that column bounds alone give, None when infinite or the objective is quadratic."""
+    if problem.quadratic is not None:
+        return None
+    sign = -1.0 if problem.maximize else 1.0
+    cost = sign * problem.cost
+    used = cost != 0
+    best = np.where(cost[used] > 0, problem.lower[used], problem.upper[used])
+    total = float(cost[used] @ best) if used.any() else 0.0
+    return sign * total + problem.offset if np.isfinite(total) else None
+
+
+def explain(problem: Problem, solution: Solution, backend: Backend, options: Options) -> str:
+    """Return a sentence for statuses that need one, in the user's names."""
+    names = ", ".join(repr(p.embedding.name) for p in problem.placements)
+    if solution.status == "infeasible" and names:
+        if own_rows_infeasible(problem, backend, options):
+            return f"the model's own rows have no solution, whatever the network(s) {names} say"
+        return f"the model has no solution together with the network(s) {names}; without them it has"
+    if solution.status == "infeasible":
+        return "the model has no solution"
+    if solution.status == "unbounded":
+        more = f"; the network(s) {names} bound their own outputs only" if names else ""
+        return f"the objective is unbounded: a variable of the model needs a bound{more}"
+    return solution.message
+
+
+def own_rows_infeasible(problem: Problem, backend: Backend, options: Options) -> bool:
+    """Return whether the user's rows alone have no solution (outputs within their bounds); False when not decided."""
+    n, m = len(problem.labels), _own_rows(problem)
+    alone = replace(
+        problem,
+        matrix=problem.matrix[:m][:, :n],
+        row_lower=problem.row_lower[:m],
+        row_upper=problem.row_upper[:m],
+        lower=problem.lower[:n],
+        upper=problem.upper[:n],
+        integer=problem.integer[:n],
+        cost=np.zeros(n),
+        quadratic=None,
+        placements=(),
+        sos1=(),
+    )
+    with backend.load(alone, replace(options, time_limit=10.0, solver_options={})) as session:
+        return session.solve(lambda event: None, lambda: False).status == "infeasible"
+
+
+def _own_rows(problem: Problem) -> int:
+    """Return how many of the first rows belong to the user."""
+    names = {p.embedding.name for p in problem.placements if not p.embedding.is_attached}
+    starts = [start for name, start, _ in problem.row_groups if name in names]
+    return min(starts, default=problem.n_rows)
+
+
+def _better(problem: Problem, new: Point, old: Point) -> bool:
+    sign = -1.0 if problem.maximize else 1.0
+    return (new.violation > 1e-7, sign * new.objective) < (old.violation > 1e-7, sign * old.objective)

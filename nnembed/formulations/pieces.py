@@ -1,0 +1,241 @@
+"""What formulations share: sorting neurons into linear and open ones, and the open ones as kinks.
+
+A *kink* is ``y = value + left * min(g, 0) + right * max(g, 0)`` with ``g`` an affine row shifted so that the breakpoint
+is zero, and ``low < 0 < high`` proven bounds on it. ReLU, leaky ReLU, absolute value and a clip that can only reach one of
+its ends are all kinks, so a formulation is written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnembed.block import Above, Role, Winner
+from nnembed.bounds.box import Bounds, contenders
+from nnembed.builder import BlockBuilder, Piece, Rows
+from nnembed.errors import BoxError
+from nnembed.aliases import Array, Index
+from nnembed.ir.nodes import Activation, Clip, Kink, Max, Node
+from nnembed.problem import stack
+
+
+@dataclass(frozen=True, eq=False)
+class Kinks:
+    """Open neurons of a layer, k of them; arrays have shape (k,)."""
+
+    layer: str
+    tensor: str  # pre-activation
+    output: str
+    elements: Index
+    pre: Rows  # g, shifted
+    low: Array
+    high: Array
+    left: Array
+    right: Array
+    threshold: Array  # unshifted breakpoint
+    value: Array  # y at the breakpoint
+
+    def above(self) -> Above:
+        """Return the rule that fills the binaries."""
+        return Above(self.tensor, self.elements, self.threshold)
+
+
+@dataclass(frozen=True, eq=False)
+class TwoKinks:
+    """Open neurons of a clip that can reach both ends; ``low < 0`` and ``high > span``, shifted by the lower end."""
+
+    layer: str
+    tensor: str
+    output: str
+    elements: Index
+    pre: Rows
+    low: Array
+    high: Array
+    span: Array
+    threshold: Array
+
+
+def emit_activation(
+    node: Activation,
+    bounds: Bounds,
+    block: BlockBuilder,
+    kinks: Callable[[Kinks, BlockBuilder], Rows],
+    two_kinks: Callable[[TwoKinks, BlockBuilder], Rows],
+) -> None:
+    """Define the output of an elementwise activation; only open neurons reach `kinks` and `two_kinks`."""
+    require_finite(node, bounds)
+    low, high = bounds.low[node.input].ravel(), bounds.high[node.input].ravel()
+    opened = bounds.open(node).ravel()
+    if isinstance(node, Kink):
+        left, right = (np.tile(s, bounds.batch) for s in (node.left, node.right))
+        zero = np.zeros(len(low))
+        slope = np.where(low >= 0, right, np.where(high <= 0, left, right))
+        pieces = _linear(node, block, np.flatnonzero(~opened), slope, zero)
+        pieces += _kinks(node, block, opened, (low, high), left, right, zero, zero, kinks)
+    elif isinstance(node, Clip):
+        pieces = _clip(node, block, (low, high), opened, kinks, two_kinks)
+    else:
+        raise TypeError(f"{node.kind} is no clip and no kink")
+    block.define(node.output, pieces)
+
+
+def _linear(node: Activation, block: BlockBuilder, which: Index, slope: Array, constant: Array) -> list[Piece]:
+    """Neurons on one known piece: ``slope * pre + constant``, no column, no row."""
+    flat = which[slope[which] == 0]
+    moving = which[slope[which] != 0]
+    nothing = block.unit(np.zeros(len(flat), dtype=np.intp), 0.0).matrix
+    nothing.eliminate_zeros()
+    pieces = [Piece(flat, Rows(nothing, constant[flat]))]
+    if len(moving):
+        rows = block.expression(node.input, moving)
+        if (slope[moving] != 1).any():
+            rows = rows.scaled(slope[moving])
+        pieces.append(Piece(moving, Rows(rows.matrix, rows.constant + constant[moving])))
+    return pieces
+
+
+def _kinks(
+    node: Activation,
+    block: BlockBuilder,
+    mask: np.ndarray,
+    bounds: tuple[Array, Array],
+    left: Array,
+    right: Array,
+    threshold: Array,
+    value: Array,
+    emit: Callable[[Kinks, BlockBuilder], Rows],
+) -> list[Piece]:
+    """Neurons with one open breakpoint at `threshold`, where the output is `value`."""
+    i = np.flatnonzero(mask)
+    if not len(i):
+        return []
+    pre = block.expression(node.input, i)
+    shifted = Rows(pre.matrix, pre.constant - threshold[i])
+    kinks = Kinks(
+        layer=node.name,
+        tensor=node.input,
+        output=node.output,
+        elements=i,
+        pre=shifted,
+        low=bounds[0][i] - threshold[i],
+        high=bounds[1][i] - threshold[i],
+        left=left[i],
+        right=right[i],
+        threshold=threshold[i],
+        value=value[i],
+    )
+    rows = emit(kinks, block)
+    return [Piece(i, Rows(rows.matrix, rows.constant + value[i]))]
+
+
+def _clip(
+    node: Clip,
+    block: BlockBuilder,
+    bounds: tuple[Array, Array],
+    opened: np.ndarray,
+    kinks: Callable[[Kinks, BlockBuilder], Rows],
+    two_kinks: Callable[[TwoKinks, BlockBuilder], Rows],
+) -> list[Piece]:
+    low, high = bounds
+    floor, ceiling = (np.tile(s, len(low) // len(node.lower)) for s in (node.lower, node.upper))
+    bottom, top = opened & (low < floor) & (high > floor), opened & (low < ceiling) & (high > ceiling)
+    slope = np.where((low >= floor) & (high <= ceiling), 1.0, 0.0)
+    constant = np.where(slope == 1, 0.0, np.where(high <= floor, floor, ceiling))
+    zero, one = np.zeros(len(low)), np.ones(len(low))
+    pieces = _linear(node, block, np.flatnonzero(~opened), slope, constant)
+    pieces += _kinks(node, block, bottom & ~top, bounds, zero, one, floor, floor, kinks)
+    pieces += _kinks(node, block, top & ~bottom, bounds, one, zero, ceiling, ceiling, kinks)
+    i = np.flatnonzero(bottom & top)
+    if len(i):
+        pre = block.expression(node.input, i)
+        shifted = Rows(pre.matrix, pre.constant - floor[i])
+        span = ceiling[i] - floor[i]
+        two = TwoKinks(
+            node.name, node.input, node.output, i, shifted, low[i] - floor[i], high[i] - floor[i], span, floor[i]
+        )
+        rows = two_kinks(two, block)
+        pieces.append(Piece(i, Rows(rows.matrix, rows.constant + floor[i])))
+    return pieces
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """Open groups of a maximum; members are listed one after the other, `owner` says which group (0..k-1) each is in.
+
+    `own` are the k output elements, `member` the flat positions of the members in the input tensor.
+    """
+
+    layer: str
+    tensor: str
+    output: str
+    own: Index
+    member: Index
+    owner: Index
+    rows: Rows
+    low: Array
+    high: Array
+
+    def winner(self) -> Winner:
+        """Return the rule that fills the binaries."""
+        return Winner(self.tensor, self.member, self.owner)
+
+
+def emit_max(
+    node: Max, bounds: Bounds, block: BlockBuilder, contest: Callable[[Contest, BlockBuilder], Rows]
+) -> None:
+    """Define the output of a maximum; groups with a proven winner are that member, the others reach `contest`."""
+    require_finite(node, bounds)
+    low, high = bounds.low[node.input], bounds.high[node.input]
+    alive = contenders(node, low, high)
+    member = (np.arange(bounds.batch) * low.shape[1])[:, None, None] + node.groups[None]
+    count = alive.sum(axis=-1)
+    decided = np.flatnonzero((count == 1).ravel())
+    winner = np.take_along_axis(member, alive.argmax(axis=-1)[..., None], axis=-1).ravel()
+    pieces = [Piece(decided, block.expression(node.input, winner[decided]))]
+    own = np.flatnonzero((count > 1).ravel())
+    if len(own):
+        chosen = alive.reshape(-1, alive.shape[-1])[own]
+        flat = member.reshape(-1, alive.shape[-1])[own][chosen]
+        owner = np.repeat(np.arange(len(own)), chosen.sum(axis=1))
+        rows = _member_rows(node, block, flat)
+        shape = Contest(
+            node.name, node.input, node.output, own, flat, owner, rows, low.ravel()[flat], high.ravel()[flat]
+        )
+        pieces.append(Piece(own, contest(shape, block)))
+    block.define(node.output, pieces)
+
+
+def _member_rows(node: Max, block: BlockBuilder, flat: Index) -> Rows:
+    """Return the members' rows; a long one is used twice or more, so it gets a column (fewer nonzeros)."""
+    distinct, where = np.unique(flat, return_inverse=True)
+    rows = block.expression(node.input, distinct)
+    long = np.diff(rows.matrix.indptr) > 3
+    if not long.any():
+        return rows.take(where)
+    columns = block.materialise(node.name, Role.PRE, node.input, distinct[long])
+    short = rows.take(np.flatnonzero(~long))
+    own = block.unit(columns)
+    order = np.empty(len(distinct), dtype=np.intp)
+    order[np.flatnonzero(~long)] = np.arange(len(short))
+    order[np.flatnonzero(long)] = len(short) + np.arange(len(own))
+    return join(short, own, block.width).take(order).take(where)
+
+
+def join(first: Rows, second: Rows, width: int) -> Rows:
+    """Return the rows of both, below each other."""
+    return Rows(stack([first.matrix, second.matrix], width), np.concatenate([first.constant, second.constant]))
+
+
+def require_finite(node: Node, bounds: Bounds) -> None:
+    """Refuse infinite bounds before they become a coefficient.
+
+    Raises
+    ------
+    BoxError
+        Naming the layer; infinite bounds come from an infinite input box.
+    """
+    source = node.inputs[0]
+    if not (np.isfinite(bounds.low[source]).all() and np.isfinite(bounds.high[source]).all()):
+        raise BoxError(f"layer {node.name!r} has infinite pre-activation bounds; give every input finite bounds")

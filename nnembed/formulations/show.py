@@ -1,0 +1,24 @@
+"""Print what a formulation writes for one neuron; used by doctests and by authors of formulations."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nnembed.bounds.interval import Interval
+from nnembed.bounds.box import input_bounds
+from nnembed.builder import BlockBuilder
+from nnembed.ir.network import Network, TensorSpec
+from nnembed.ir.nodes import Node, relu
+from nnembed.options import Budget
+from nnembed.protocols import Formulation
+
+
+def show(formulation: Formulation, *, low: float, high: float, node: Node | None = None) -> str:
+    """Return the block of ``y = node(x)``, one ReLU by default, for ``low <= x <= high`` as text."""
+    x, y = TensorSpec("x", (1,)), TensorSpec("y", (1,))
+    node = node or relu("relu", "x", "y", 1)
+    network = Network((x,), (y,), (node,), {"x": x, "y": y})
+    bounds = Interval().tighten(network, input_bounds(network, (np.full(1, low), np.full(1, high))), Budget())
+    builder = BlockBuilder(network, bounds)
+    formulation.emit(node, bounds, builder)
+    return builder.finish().to_text()

@@ -1,0 +1,62 @@
+"""Gradients of weighted outputs with respect to the inputs: one backward pass over a stored forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import scipy.sparse as sp
+
+from nnembed.aliases import Array
+from nnembed.ir.network import Network
+from nnembed.ir.nodes import Affine, Clip, Kink, Max, Node
+
+
+def gradient(network: Network, state: Mapping[str, Array], weights: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the gradient of ``sum_o weights[o] . o`` at every point of a batch.
+
+    At a breakpoint the slope on the left is taken, at a tie the first largest member.
+
+    Parameters
+    ----------
+    state : mapping tensor -> array (batch, n)
+        As `Network.forward` returns it.
+    weights : mapping output name -> array (batch, n) or (n,)
+
+    Returns
+    -------
+    dict input name -> array (batch, n)
+    """
+    batch = len(next(iter(state.values())))
+    flow = {name: np.broadcast_to(w, (batch, np.shape(w)[-1])) for name, w in weights.items()}
+    for node in reversed(network.nodes):
+        down = flow.pop(node.output, None)
+        if down is None:
+            continue
+        for source, part in _pull(node, state, down):
+            flow[source] = flow[source] + part if source in flow else part
+    return {s.name: flow.get(s.name, np.zeros((batch, s.size))) for s in network.inputs}
+
+
+def _pull(node: Node, state: Mapping[str, Array], down: Array) -> list[tuple[str, Array]]:
+    if isinstance(node, Affine):
+        return [(t, op.pull(down)) for t, op in zip(node.inputs, node.operators, strict=True)]
+    source = node.inputs[0]
+    g = state[source]
+    if isinstance(node, Kink):
+        return [(source, down * np.where(g > 0, node.right, node.left))]
+    if isinstance(node, Clip):
+        return [(source, down * ((g > node.lower) & (g < node.upper)))]
+    if isinstance(node, Max):
+        return [(source, _pull_max(node, g, down))]
+    raise TypeError(f"no gradient for {node.kind}")
+
+
+def _pull_max(node: Max, g: Array, down: Array) -> Array:
+    batch, n = g.shape
+    best = np.take_along_axis(
+        np.broadcast_to(node.groups, (batch, *node.groups.shape)), g[:, node.groups].argmax(-1)[..., None], -1
+    )[..., 0]
+    rows = np.repeat(np.arange(batch), best.shape[1])
+    scattered = sp.coo_array((down.ravel(), (rows, best.ravel())), shape=(batch, n))
+    return np.asarray(scattered.toarray())

@@ -1,0 +1,1 @@
+"""The operators nnembed reads itself, one small function each."""

@@ -47,7 +47,39 @@ _WHERE = {
     "CertificateFailed": "nnembed.errors",
 }
 
-__all__ = ["__version__", *sorted(_WHERE)]
+__all__ = [
+    "__version__",
+    "ArrayModel",
+    "Bounds",
+    "BoxError",
+    "Budget",
+    "Certificate",
+    "CertificateFailed",
+    "Embedding",
+    "ExternalDataError",
+    "InputError",
+    "Model",
+    "ModelFileError",
+    "Network",
+    "NnembedError",
+    "PluginError",
+    "Result",
+    "SelfCheckFailed",
+    "SolverError",
+    "TensorSpec",
+    "Unavailable",
+    "UnknownName",
+    "UnsupportedFeature",
+    "UnsupportedOperators",
+    "WrongModel",
+    "embed",
+    "hookimpl",
+    "load",
+    "maximize",
+    "minimize",
+    "solve",
+    "tighten",
+]
 
 if TYPE_CHECKING:
     from nnembed.bounds.box import Bounds

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from nnembed.features import Feature
 from nnembed.aliases import Array, Index
+from nnembed.features import Feature
 
 
 class Role(enum.Enum):
@@ -233,7 +233,7 @@ class Block:
             part = slice(self.matrix.indptr[i], self.matrix.indptr[i + 1])
             terms = sorted(zip(self.matrix.indices[part].tolist(), self.matrix.data[part].tolist(), strict=True))
             body = " ".join(f"{value:+g} {names[column]}" for column, value in terms if value) or "0"
-            low, high = self.row_lower[i], self.row_upper[i]
+            low, high = self.row_lower[i] + 0.0, self.row_upper[i] + 0.0
             side = f"== {low:g}" if low == high else f"<= {high:g}" if low == -np.inf else f">= {low:g}"
             lines.append(f"{body} {side}")
         return "\n".join(lines)

@@ -1,5 +1,6 @@
-"""BlockBuilder: where formulations put columns and rows; tensors are affine rows over columns until they need their own.
+"""BlockBuilder: where formulations put columns and rows.
 
+Tensors are affine rows over columns until they need their own.
 A stable neuron therefore costs nothing: its output is the affine row of its pre-activation (or zero), and the next
 layer is written in terms of that. Everything works on flat positions ``point * n + entry`` over a whole batch of points
 at once, so a batch is one set of sparse operations, not a loop.
@@ -13,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
+from nnembed.aliases import Array, Index
 from nnembed.block import Block, ColumnGroup, Fill, Role, Value
 from nnembed.bounds.box import Bounds
-from nnembed.aliases import Array, Index
 from nnembed.ir.network import Network, TensorSpec
 from nnembed.ir.nodes import Affine
 from nnembed.problem import stack

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nnembed.aliases import Array
 from nnembed.heuristics.forward import joined_outputs, split_inputs
 from nnembed.ir.check import rounding_bound, unit_roundoff
-from nnembed.aliases import Array
 from nnembed.problem import Placement, Problem
 from nnembed.tables import Table
 
@@ -55,7 +55,9 @@ class Certificate:
 
     def summary(self) -> Table:
         """Return the checks as a table."""
-        rows = [(c.what, f"{c.value:.2e}", f"{c.allowed:.0e}", "holds" if c.ok else "FAILS", c.where) for c in self.checks]
+        rows = [
+            (c.what, f"{c.value:.2e}", f"{c.allowed:.0e}", "holds" if c.ok else "FAILS", c.where) for c in self.checks
+        ]
         title = "certificate: " + ("holds" if self.ok else "DOES NOT HOLD")
         return Table(title, ("check", "largest", "allowed", "", "where"), rows, "; ".join(self.notes))
 

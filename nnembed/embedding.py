@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnembed.aliases import Array
 from nnembed.block import Block
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder
 from nnembed.errors import InputError, UnknownName, UnsupportedFeature
 from nnembed.features import Feature, missing
-from nnembed.aliases import Array
 from nnembed.ir.network import Network
 from nnembed.problem import InputMap
 from nnembed.tables import Table
@@ -216,7 +216,8 @@ class Embedding:
 
     def __repr__(self) -> str:
         """Say name, network, size."""
-        return f"<Embedding {self.name!r} of {self.network.name}: {self.block.binaries} binaries, {self.block.n_rows} rows>"
+        sizes = f"{self.block.binaries} binaries, {self.block.n_rows} rows"
+        return f"<Embedding {self.name!r} of {self.network.name}: {sizes}>"
 
 
 # Which networks a model contains. The models belong to other libraries and have no place of their own for this, so the

@@ -62,8 +62,8 @@ class Model(linopy.Model):  # type: ignore[misc]
         self,
         backend: Any = "auto",
         *,
-        formulation: Any = "auto",
-        bounds: Any = "auto",
+        formulation: Any = None,
+        bounds: Any = None,
         heuristics: Any = "auto",
         start: Any = None,
         time_limit: float | None = None,
@@ -81,8 +81,10 @@ class Model(linopy.Model):  # type: ignore[misc]
         ----------
         backend : str or Backend
             A registered solver, for example "highs".
-        formulation, bounds, heuristics, start, gap, tolerance
-            See `nnembed.options.Options`.
+        formulation, bounds
+            None keeps what each network was embedded with.
+        heuristics, start, gap, tolerance
+            See `nnembed.solve`.
         time_limit : float or None
             Wall-clock seconds for the whole call.
         threads, seed : int
@@ -110,5 +112,5 @@ class Model(linopy.Model):  # type: ignore[misc]
             executor=executor,
             progress=progress,
             tolerance=tolerance,
-            solver_options=solver_options or {},
+            solver_options=solver_options,
         )

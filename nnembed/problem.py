@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from nnembed.aliases import Array, Index
 from nnembed.block import Block
 from nnembed.features import Feature
-from nnembed.aliases import Array, Index
 
 
 @dataclass(frozen=True, eq=False)

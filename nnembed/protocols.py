@@ -1,7 +1,7 @@
 """The extension points. An object that has these attributes and methods is a plugin's contribution.
 
-Formulation, BoundTightener, Backend and Host are stable; OpReader, Lowering, Surrogate and Heuristic are provisional until
-two independent plugins use each.
+Formulation, BoundTightener, Backend and Host are stable; OpReader, Lowering, Surrogate and Heuristic are provisional
+until two independent plugins use each.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from nnembed.features import Availability, Capability, Feature
 from nnembed.aliases import Array, Index
+from nnembed.features import Availability, Capability, Feature
 
 if TYPE_CHECKING:
     import typer
@@ -31,17 +31,35 @@ if TYPE_CHECKING:
 class Named(Protocol):
     """What every contribution carries: a unique name and one sentence for `nnembed plugins`."""
 
-    name: str
-    summary: str
+    @property
+    def name(self) -> str:
+        """Unique name."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        ...
 
 
 @runtime_checkable
 class OpReader(Protocol):
     """Reads one ONNX operator; `since` is the first opset version it understands."""
 
-    domain: str
-    op_type: str
-    since: int
+    @property
+    def domain(self) -> str:
+        """Operator domain, empty for the standard one."""
+        ...
+
+    @property
+    def op_type(self) -> str:
+        """Operator name."""
+        ...
+
+    @property
+    def since(self) -> int:
+        """First opset version."""
+        ...
 
     def read(self, node: Any, context: Any) -> Sequence[Any]:
         """Return the values of the node's outputs; see ``nnembed.readers.context``."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from nnembed.certificate import Certificate
 from nnembed.aliases import Array
+from nnembed.certificate import Certificate
 from nnembed.tables import Table
 
 

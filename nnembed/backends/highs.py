@@ -1,12 +1,14 @@
 """HiGHS: free, the default solver.
 
-Facts this file works around (highspy 1.15): status codes are returned, not raised; the number of threads is global to the
+Facts this file works around (highspy 1.15): status codes are returned, not raised; the number of threads is global to
+the
 process, so a run after another one with a different number fails until the scheduler is reset; a starting point that is
 infeasible is dropped silently.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from nnembed.aliases import Array, Index
 from nnembed.errors import InputError, SolverError, UnknownName
 from nnembed.events import Event, Incumbent
 from nnembed.features import Availability, Capability, Feature
-from nnembed.aliases import Array, Index
 from nnembed.options import Options
 from nnembed.protocols import Solution
 
@@ -187,7 +189,7 @@ class HighsSession:
         ]
         for source, function in pairs:
             source.subscribe(function)
-        return [lambda s=source, f=function: s.unsubscribe(f) for source, function in pairs]
+        return [functools.partial(source.unsubscribe, function) for source, function in pairs]
 
     def _result(self) -> Solution:
         highs, problem = self._highs, self._problem
@@ -271,9 +273,7 @@ class HighsSession:
         if problem.quadratic is not None:
             lower = sp.csc_array(sp.tril(problem.quadratic))
             flat = (lower.indptr.astype(np.int32), lower.indices.astype(np.int32), lower.data)
-            code = self._highs.passHessian(
-                problem.n_columns, lower.nnz, int(api.HessianFormat.kTriangular), *flat
-            )
+            code = self._highs.passHessian(problem.n_columns, lower.nnz, int(api.HessianFormat.kTriangular), *flat)
             self._check(code, "passHessian")
 
     def _check(self, code: Any, what: str) -> None:

@@ -1,0 +1,1 @@
+"""Bounds of every tensor over a box."""

@@ -1,11 +1,12 @@
 """CROWN: linear backward bounds, vectorised over neurons and boxes, rounded outward.
 
 For a set of linear functions of one tensor (rows of coefficients), replace tensors by what they are computed from,
-backwards through the graph: affine nodes exactly, activations by a line below where the coefficient is positive and by a
-line above where it is negative. What is left is linear in the inputs and bounded over the box. Wherever all coefficients
-sit on a single tensor its own bounds give another valid value; the best is kept.
+backwards through the graph: affine nodes exactly, activations by a line below where the coefficient is positive and
+by a line above where it is negative. What is left is linear in the inputs and bounded over the box. Wherever all
+coefficients sit on a single tensor its own bounds give another valid value; the best is kept.
 
-Rounding: if the computed rows bound the function up to an error e on the whole box, then so do the rows one step further
+Rounding: if the computed rows bound the function up to an error e on the whole box, then so do the rows one step
+further
 down up to ``e + gamma (|A| (|M| m + |b|))`` with m the magnitude of the tensor below; the vector in the inner brackets
 is computed once per node, so rigour costs one more column in a product that is made anyway.
 
@@ -21,13 +22,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.sparse as sp
 
+from nnembed.aliases import Array, Index
 from nnembed.bounds.box import Bounds, Provenance, contenders
 from nnembed.bounds.interval import UNIT, gamma, narrow, node_interval
 from nnembed.bounds.lines import lines
-from nnembed.aliases import Array, Index
 from nnembed.ir.network import Network
 from nnembed.ir.nodes import Activation, Affine, Kink, Max, Node
-from nnembed.options import Budget
+from nnembed.options import Budget, Clock
 
 _CHUNK = 2_000_000  # coefficients held at a time
 
@@ -57,7 +58,7 @@ class Crown:
         return bounds.intersect(low, high, Provenance(self.name, time.perf_counter() - started, -1))
 
 
-def _propagate(bounds: Bounds, clock: object) -> tuple[dict[str, Array], dict[str, Array]]:
+def _propagate(bounds: Bounds, clock: Clock) -> tuple[dict[str, Array], dict[str, Array]]:
     network = bounds.network
     low, high = dict(bounds.low), dict(bounds.high)
     sweep = Backward(network, low, high)
@@ -65,7 +66,7 @@ def _propagate(bounds: Bounds, clock: object) -> tuple[dict[str, Array], dict[st
     for position, node in enumerate(network.nodes):
         lo, hi = node_interval(node, [(low[t], high[t]) for t in node.inputs])
         narrow(node.output, lo, hi, (low, high))
-        if node.output in targets and isinstance(node, Affine) and not clock.expired:  # type: ignore[attr-defined]
+        if node.output in targets and isinstance(node, Affine) and not clock.expired:
             if all(source not in network.producers for source in node.inputs):
                 continue  # over the inputs themselves intervals are exact
             rows = _wanted(network, node, low, high)
@@ -211,7 +212,7 @@ def _make_step(node: Node, low: Mapping[str, Array], high: Mapping[str, Array]) 
     sizes = [np.maximum(np.abs(low[t]), np.abs(high[t])) for t in node.inputs]
     if isinstance(node, Affine):
         pairs = zip(node.operators, sizes, strict=True)
-        drift = sum(operator.absolute.apply(m) for operator, m in pairs)
+        drift = np.sum([operator.absolute.apply(m) for operator, m in pairs], axis=0)
         relative = gamma(max(op.terms for op in node.operators) + len(node.operators))
         return _Step(node, *_columns(own, node.bias, node.bias, relative * drift))
     if isinstance(node, Activation):

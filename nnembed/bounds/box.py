@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from nnembed.aliases import Array, Index, Mask
 from nnembed.errors import BoxError, InputError
-from nnembed.aliases import Array
 from nnembed.ir.network import Network, TensorSpec, batch_axes
 from nnembed.ir.nodes import Clip, Kink, Max, Node
 from nnembed.tables import Table
@@ -91,7 +91,7 @@ class Bounds:
         """Whether every tensor is bounded."""
         return self.network.tensors.keys() <= self.low.keys()
 
-    def open(self, node: Node) -> Array:
+    def open(self, node: Node) -> Mask:
         """Return the mask (batch, n) of the neurons of a layer whose linear piece is not decided.
 
         A bound that merely touches the breakpoint decides. For a maximum it marks groups with more than one
@@ -130,7 +130,7 @@ class Bounds:
         record = replace(record, unstable=result.unstable if result.complete else record.unstable)
         return replace(result, history=(*self.history, record))
 
-    def repeat(self, index: Array, lead: tuple[int, ...]) -> Bounds:
+    def repeat(self, index: Index, lead: tuple[int, ...]) -> Bounds:
         """Return the bounds of boxes ``index`` as a batch with axes `lead`."""
         low = {k: v[index] for k, v in self.low.items()}
         high = {k: v[index] for k, v in self.high.items()}
@@ -154,7 +154,7 @@ class Bounds:
         return self.summary()._repr_html_()
 
 
-def contenders(node: Max, low: Array, high: Array) -> Array:
+def contenders(node: Max, low: Array, high: Array) -> Mask:
     """Return the mask (batch, groups, members) of the members that may be the largest of their group.
 
     A member that the best lower bound of another reaches can be dropped; repeated members count once.

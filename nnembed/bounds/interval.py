@@ -1,8 +1,8 @@
 """Interval bounds, rounded outward.
 
-The sum of n products in floating point is off by at most ``gamma_n sum |m_i x_i|`` with ``gamma_n = n u / (1 - n u)``, in
-whatever order it is computed (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1); that much is added to
-both sides, so every bound holds in real arithmetic. Entries whose terms are all zero stay exact.
+The sum of n products in floating point is off by at most ``gamma_n sum |m_i x_i|``, ``gamma_n = n u / (1 - n u)``, in
+whatever order it is computed (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1); that much is added
+to both sides, so every bound holds in real arithmetic. Entries whose terms are all zero stay exact.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import time
 
 import numpy as np
 
-from nnembed.bounds.box import Bounds, Provenance
 from nnembed.aliases import Array
+from nnembed.bounds.box import Bounds, Provenance
 from nnembed.ir.linear import Selection
-from nnembed.ir.nodes import Abs, Affine, Clip, Kink, Max, Node, Relu
 from nnembed.ir.network import Network
+from nnembed.ir.nodes import Abs, Affine, Clip, Kink, Max, Node, Relu
 from nnembed.options import Budget
 
 UNIT = 2.0**-53

@@ -48,6 +48,8 @@ def climb(
         left = None if budget.seconds is None else clock.remaining
         bounds = method.tighten(bounds.network, bounds, Budget(left, budget.threads, budget.seed))
         if not bounds.complete:
-            raise InputError(f"bound method {method.name!r} needs bounds of all tensors first; put 'interval' before it")
+            raise InputError(
+                f"bound method {method.name!r} needs bounds of all tensors first; put 'interval' before it"
+            )
         tell(method.name, clock.elapsed, bounds.unstable)
     return bounds if start.batch == 1 else bounds.repeat(which, start.lead)

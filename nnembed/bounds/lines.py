@@ -1,8 +1,8 @@
 """Linear functions below and above an activation on a proven pre-activation range.
 
 The graph of a piecewise-linear function lies below a line of slope s exactly when the offset is at least the largest
-``f(p) - s p`` over its breakpoints and both ends; so any slope is admissible, also one with rounding errors, and the offset
-is computed from the vertices and moved outward by its own rounding error.
+``f(p) - s p`` over its breakpoints and both ends; so any slope is admissible, also one with rounding errors, and the
+offset is computed from the vertices and moved outward by its own rounding error.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnembed.bounds.interval import UNIT
 from nnembed.aliases import Array
+from nnembed.bounds.interval import UNIT
 from nnembed.ir.nodes import Activation, Clip, Kink
 
 

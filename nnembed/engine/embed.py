@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nnembed.aliases import Array
 from nnembed.bounds.box import Bounds, input_bounds
 from nnembed.bounds.ladder import climb
 from nnembed.embedding import Embedding, embeddings_of, emit_block, make_plan, record
@@ -16,7 +17,6 @@ from nnembed.errors import BoxError, InputError, UnsupportedFeature
 from nnembed.events import BlockEmitted, BoundsTightened
 from nnembed.features import Feature
 from nnembed.hooks.manager import Registry, registry
-from nnembed.aliases import Array
 from nnembed.ir.network import Network
 from nnembed.options import Budget, Options
 from nnembed.problem import InputMap
@@ -37,8 +37,8 @@ def tighten(
     ----------
     network : Network
     box : pair (lower, upper)
-        Scalars, arrays of the input's shape or flat, with batch axes in front for many boxes at once, or dicts of them by
-        input name.
+        Scalars, arrays of the input's shape or flat, with batch axes in front for many boxes at once, or dicts of
+        them by input name.
     methods : str or sequence
         Names of registered tighteners or objects; run in order of cost. ``"auto"`` is CROWN.
     budget : Budget or None
@@ -83,7 +83,7 @@ def find_host(model: Any, reg: Registry) -> Host:
     hosts = reg.parts("host")
     for host in hosts.values():
         if host.owns(model):
-            return host  # type: ignore[no-any-return]
+            return host
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     raise InputError(f"no host for a model of type {kind}; installed hosts: {', '.join(hosts)}")
 
@@ -144,8 +144,8 @@ def embed(
     if attach:
         if not block.exact:
             raise UnsupportedFeature(
-                f"a relaxation ({', '.join(sorted({p.formulation for p in plan.lines}))}) cannot be attached: the model would "
-                "not follow the network; use attach=False and read the bound from nnembed.solve"
+                f"a relaxation ({', '.join(sorted({p.formulation for p in plan.lines}))}) cannot be attached: the "
+                "model would not follow the network; use attach=False and read the bound from nnembed.solve"
             )
         attached = host.attach(model, block, inputs, network.outputs, name)
     else:

@@ -52,9 +52,10 @@ def maximize(
         One number per output entry (own shape or flat), or a dict of them by output name. None is allowed for a network
         with a single output entry and means that entry.
     constraints : linear constraints or None
-        One or a list of ``(A, lower, upper)`` or objects with ``A``, ``lb``, ``ub`` (`scipy.optimize.LinearConstraint`), over
-        the inputs, or over inputs and outputs joined, inputs first.
-    backend, formulation, bounds, heuristics, time_limit, gap, threads, seed, executor, progress, tolerance, solver_options
+        One or a list of ``(A, lower, upper)`` or objects with ``A``, ``lb``, ``ub``
+        (`scipy.optimize.LinearConstraint`), over the inputs, or over inputs and outputs joined, inputs first.
+    backend, formulation, bounds, heuristics, time_limit, gap, threads, seed, executor, progress, tolerance,
+    solver_options
         As in `solve`.
     start : array, dict of arrays or Result
         Inputs to start from.
@@ -109,7 +110,9 @@ def _extreme(
     weights = output_weights(network, objective)
     inputs = input_bounds(network, box)
     if inputs.batch != 1:
-        raise InputError(f"the box describes {inputs.batch} boxes; call once per box, or build a model with nnembed.Model")
+        raise InputError(
+            f"the box describes {inputs.batch} boxes; call once per box, or build a model with nnembed.Model"
+        )
     low, high = (np.concatenate([side[s.name][0] for s in network.inputs]) for side in (inputs.low, inputs.high))
     model = ArrayModel(low, high, maximize=maximize)
     columns = _columns(network)

@@ -16,7 +16,8 @@ def load(source: Any, *, check: bool = True) -> Network:
     source : str, Path, bytes, file object or onnx.ModelProto
         The model; a path may end in ``.gz``. Weights saved beside the model need a path.
     check : bool
-        Compare with the original model on random points: onnxruntime if it is installed, else onnx's reference evaluator.
+        Compare with the original model on random points: onnxruntime if it is installed, else onnx's reference
+        evaluator.
 
     Returns
     -------
@@ -26,8 +27,8 @@ def load(source: Any, *, check: bool = True) -> Network:
     ------
     ModelFileError
         If the file cannot be used. `UnsupportedOperators` lists every operator without an exact reading at once,
-        `ExternalDataError` says what is wrong with weights beside the file, `SelfCheckFailed` that the network as read and
-        the original disagree.
+        `ExternalDataError` says what is wrong with weights beside the file, `SelfCheckFailed` that the network as
+        read and the original disagree.
     """
     from nnembed.readers import load as read
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nnembed.aliases import Array
 from nnembed.certificate import Certificate, certify, relative_gap
 from nnembed.embedding import Embedding, embeddings_of, emit_block, make_plan
 from nnembed.engine.embed import derive_bounds, find_host, tell_block
@@ -19,7 +20,6 @@ from nnembed.events import Event, HeuristicFinished, Incumbent, Solved
 from nnembed.features import missing
 from nnembed.heuristics.forward import Point, Scene
 from nnembed.hooks.manager import Registry, registry
-from nnembed.aliases import Array
 from nnembed.options import Clock, Options
 from nnembed.problem import Overlay, Problem, overlay, placed
 from nnembed.protocols import Backend, Host, Session, Solution
@@ -129,7 +129,9 @@ class Run:
             backend = choose_backend(problem, self.options, self.registry)
             point = self._phase("start", lambda: self._start(problem, on_event, stopped))
             left = None if self.options.time_limit is None else self.clock.remaining
-            with self._phase("hand-over", lambda: backend.load(problem, replace(self.options, time_limit=left))) as session:
+            with self._phase(
+                "hand-over", lambda: backend.load(problem, replace(self.options, time_limit=left))
+            ) as session:
                 solution = self._phase("solve", lambda: run_session(session, point, on_event, stopped))
                 solution = better_of(problem, solution, point)
                 solution = self._phase("recover", lambda: repaired(problem, solution, session, self.options))
@@ -158,7 +160,9 @@ class Run:
             self._refresh(embedding)
         compiled = self.host.compile(self.model)
         layers = [
-            Overlay(e, e.name, e.block, e.inputs, e.attached.output_labels) for e in self.embeddings if not e.is_attached
+            Overlay(e, e.name, e.block, e.inputs, e.attached.output_labels)
+            for e in self.embeddings
+            if not e.is_attached
         ]
         inside = [
             placed(e, e.block, compiled.position(e.attached.labels), e.inputs, compiled)
@@ -173,8 +177,8 @@ class Run:
         if embedding.is_attached:
             if stale:
                 raise InputError(
-                    f"the bounds of an input of {embedding.name!r} were widened after it was attached, its rows no longer "
-                    "hold; call remove() on the embedding and embed again"
+                    f"the bounds of an input of {embedding.name!r} were widened after it was attached, its rows no "
+                    "longer hold; call remove() on the embedding and embed again"
                 )
             return
         if not stale and self.formulation is None and self.bounds is None:
@@ -217,7 +221,7 @@ class Run:
         return best
 
     def _share(self) -> float | None:
-        """A tenth of the time may go into the start."""
+        """Return the seconds the start may take, a tenth of what is left."""
         return None if self.options.time_limit is None else 0.1 * self.clock.remaining
 
     def _report(self, problem: Problem, solution: Solution, backend: Backend) -> Result:
@@ -281,14 +285,19 @@ def choose_backend(problem: Problem, options: Options, reg: Registry) -> Backend
     if isinstance(choice, str) and choice not in backends:
         known = "gurobi", "scip"
         if choice in known:
-            raise Unavailable(f"solver {choice!r} comes with the package nnembed-{choice}; run: pip install nnembed-{choice}")
+            raise Unavailable(
+                f"solver {choice!r} comes with the package nnembed-{choice}; run: pip install nnembed-{choice}"
+            )
         raise UnknownName("backend", choice, backends)
     backend: Backend = reg.get("backend", choice)
     if not (state := backend.available()):
-        raise Unavailable(f"solver {backend.name!r} cannot be used: {state.reason}; install it or choose another backend=")
+        raise Unavailable(
+            f"solver {backend.name!r} cannot be used: {state.reason}; install it or choose another backend="
+        )
     if lacking := missing(problem.needs, backend.accepts):
         raise UnsupportedFeature(
-            f"solver {backend.name!r} does not take {', '.join(lacking)}, which this model needs; choose another backend="
+            f"solver {backend.name!r} does not take {', '.join(lacking)}, which this model needs; "
+            "choose another backend="
         )
     return backend
 
@@ -352,8 +361,8 @@ def better_of(problem: Problem, solution: Solution, point: Point | None) -> Solu
 def repaired(problem: Problem, solution: Solution, session: Session, options: Options) -> Solution:
     """Replace solver values by the networks' own at the same inputs.
 
-    Solvers accept binaries that are off by 1e-6, and with a big-M that moves outputs. First the networks are evaluated at
-    the point's inputs; where the user's rows then fail, the binaries are fixed and an LP is solved.
+    Solvers accept binaries that are off by 1e-6, and with a big-M that moves outputs. First the networks are
+    evaluated at the point's inputs; where the user's rows then fail, the binaries are fixed and an LP is solved.
     """
     if solution.x is None or not problem.placements or not all(p.block.exact for p in problem.placements):
         return solution

@@ -1,0 +1,1 @@
+"""Ways to write an activation as columns and rows."""

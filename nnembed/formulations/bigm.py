@@ -10,19 +10,36 @@ For an open ReLU ``y = max(g, 0)``, ``g = w x + b`` with proven ``L <= g <= U``,
 
     g = r - s,   0 <= r <= U z,   0 <= s <= -L (1 - z)
 
-Both are exact and ideal for a scalar ``g`` in [L, U] (not over the whole input box); half the nonzeros against one column
-more. Any other kink with slopes ``a`` (left) and ``c`` (right) is ``y = a g + (c - a) max(g, 0)``: two_row writes the four
-rows on ``y``, slack uses ``y = c r - a s`` and needs no column for ``y`` at all.
+Both are exact and ideal for a scalar ``g`` in [L, U] (not over the whole input box); half the nonzeros against one
+column more. Any other kink with slopes ``a`` (left) and ``c`` (right) is ``y = a g + (c - a) max(g, 0)``: two_row
+writes the four rows on ``y``, slack uses ``y = c r - a s`` and needs no column for ``y`` at all.
 
-A clip that can reach both ends takes two binaries ``z2 <= z1`` and five rows; a maximum over groups takes one binary per
-member that may win.
+A clip that can reach both ends takes two binaries ``z2 <= z1`` and five rows; a maximum over groups takes one binary
+per member that may win.
 
-Assumes finite proven bounds. Sources: Fischetti and Jo, Constraints 23 (2018); Tjeng, Xiao and Tedrake, ICLR 2019; Serra,
-Tjandraatmadja and Ramalingam, ICML 2018 (slack form).
+Assumes finite proven bounds. Sources: Fischetti and Jo, Constraints 23 (2018); Tjeng, Xiao and Tedrake, ICLR 2019;
+Serra, Tjandraatmadja and Ramalingam, ICML 2018 (slack form).
 
 >>> from nnembed.formulations.show import show
 >>> print(show(TwoRow(), low=-1.0, high=2.0))
+input.in[0] in [-1, 2]
+relu.post[0] in [0, 2]
+relu.on[0] binary
+y.out[0] in [0, 2]
+-1 input.in[0] +1 relu.post[0] >= 0
+-1 input.in[0] +1 relu.post[0] +1 relu.on[0] <= 1
++1 relu.post[0] -2 relu.on[0] <= 0
+-1 relu.post[0] +1 y.out[0] == 0
 >>> print(show(Slack(), low=-1.0, high=2.0))
+input.in[0] in [-1, 2]
+relu.post[0] in [0, 2]
+relu.slack[0] in [0, 1]
+relu.on[0] binary
+y.out[0] in [0, 2]
++1 input.in[0] -1 relu.post[0] +1 relu.slack[0] == 0
++1 relu.post[0] -2 relu.on[0] <= 0
++1 relu.slack[0] +1 relu.on[0] <= 1
+-1 relu.post[0] +1 y.out[0] == 0
 """
 
 from __future__ import annotations
@@ -124,9 +141,7 @@ def ordered_pair(k: TwoKinks, block: BlockBuilder) -> Rows:
 
     ``span z2 <= y <= span z1``, ``y <= g - L (1 - z1)``, ``y >= g - (U - span) z2`` with g shifted by the lower end.
     """
-    y = block.columns(
-        k.layer, Role.POST, k.output, k.elements, 0.0, k.span, Value(k.output, k.elements, k.threshold)
-    )
+    y = block.columns(k.layer, Role.POST, k.output, k.elements, 0.0, k.span, Value(k.output, k.elements, k.threshold))
     first = block.binaries(f"{k.layer}.lower", k.tensor, k.elements, Above(k.tensor, k.elements, k.threshold))
     second = block.binaries(f"{k.layer}.upper", k.tensor, k.elements, Above(k.tensor, k.elements, k.threshold + k.span))
     own, g, c = block.unit(y).matrix, k.pre.matrix, k.pre.constant

@@ -1,8 +1,8 @@
 """What formulations share: sorting neurons into linear and open ones, and the open ones as kinks.
 
 A *kink* is ``y = value + left * min(g, 0) + right * max(g, 0)`` with ``g`` an affine row shifted so that the breakpoint
-is zero, and ``low < 0 < high`` proven bounds on it. ReLU, leaky ReLU, absolute value and a clip that can only reach one of
-its ends are all kinks, so a formulation is written once.
+is zero, and ``low < 0 < high`` proven bounds on it. ReLU, leaky ReLU, absolute value and a clip that can only reach
+one of its ends are all kinks, so a formulation is written once.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnembed.aliases import Array, Index
 from nnembed.block import Above, Role, Winner
 from nnembed.bounds.box import Bounds, contenders
 from nnembed.builder import BlockBuilder, Piece, Rows
 from nnembed.errors import BoxError
-from nnembed.aliases import Array, Index
 from nnembed.ir.nodes import Activation, Clip, Kink, Max, Node
 from nnembed.problem import stack
 
@@ -182,9 +182,7 @@ class Contest:
         return Winner(self.tensor, self.member, self.owner)
 
 
-def emit_max(
-    node: Max, bounds: Bounds, block: BlockBuilder, contest: Callable[[Contest, BlockBuilder], Rows]
-) -> None:
+def emit_max(node: Max, bounds: Bounds, block: BlockBuilder, contest: Callable[[Contest, BlockBuilder], Rows]) -> None:
     """Define the output of a maximum; groups with a proven winner are that member, the others reach `contest`."""
     require_finite(node, bounds)
     low, high = bounds.low[node.input], bounds.high[node.input]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnembed.bounds.interval import Interval
 from nnembed.bounds.box import input_bounds
+from nnembed.bounds.interval import Interval
 from nnembed.builder import BlockBuilder
 from nnembed.ir.network import Network, TensorSpec
 from nnembed.ir.nodes import Node, relu

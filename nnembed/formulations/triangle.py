@@ -4,14 +4,20 @@ For an open ReLU with proven ``L <= g <= U``
 
     y >= 0,   y >= g,   y <= U (g - L) / (U - L)
 
-A relaxation: it contains the graph of the network and more, so an optimum over it is a bound, not an answer. Any kink has
-the same three rows (mirrored where the kink is concave); a clip open at both ends has the two chords of its hull; a maximum
-has ``y >= x_i`` and ``y <= sum_i (x_i - l_i) + max_i l_i``.
+A relaxation: it contains the graph of the network and more, so an optimum over it is a bound, not an answer. Any kink
+has the same three rows (mirrored where the kink is concave); a clip open at both ends has the two chords of its hull; a
+maximum has ``y >= x_i`` and ``y <= sum_i (x_i - l_i) + max_i l_i``.
 
 Source: Ehlers, ATVA 2017. Assumes finite proven bounds.
 
 >>> from nnembed.formulations.show import show
 >>> print(show(Triangle(), low=-1.0, high=2.0))
+input.in[0] in [-1, 2]
+relu.post[0] in [0, 2]
+y.out[0] in [0, 2]
+-1 input.in[0] +1 relu.post[0] >= 0
+-0.666667 input.in[0] +1 relu.post[0] <= 0.666667
+-1 relu.post[0] +1 y.out[0] == 0
 """
 
 from __future__ import annotations

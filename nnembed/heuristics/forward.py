@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
+from nnembed.aliases import Array, Index
 from nnembed.features import Capability
 from nnembed.ir.gradient import gradient
-from nnembed.aliases import Array, Index
 from nnembed.ir.network import Network
 from nnembed.options import Budget, Clock
 from nnembed.problem import Placement, Problem
@@ -75,7 +75,7 @@ class Scene:
         return low, np.where(np.isfinite(upper), upper, np.maximum(low, lower) + 2.0)
 
     def _driver_map(self, placement: Placement) -> sp.csr_array:
-        """The inputs of a placement as functions of all drivers."""
+        """Return the inputs of a placement as functions of all drivers."""
         where = np.searchsorted(self.drivers, placement.drivers)
         m = placement.matrix
         shape = (m.shape[0], len(self.drivers))
@@ -87,8 +87,9 @@ class Scene:
         role = np.zeros(problem.n_columns, dtype=np.int8)
         role[self.outputs] = 1
         role[self.drivers] = 1
-        foreign = sp.csr_array((np.ones(problem.matrix.nnz), problem.matrix.indices, problem.matrix.indptr),
-                               shape=problem.matrix.shape) @ (role == 0).astype(float)
+        foreign = sp.csr_array(
+            (np.ones(problem.matrix.nnz), problem.matrix.indices, problem.matrix.indptr), shape=problem.matrix.shape
+        ) @ (role == 0).astype(float)
         rows = np.flatnonzero((foreign == 0) & (np.diff(problem.matrix.indptr) > 0))
         if not len(rows):
             return None
@@ -139,9 +140,7 @@ class Scene:
             network, batch = placement.embedding.network, placement.block.batch
             weights = split_outputs(network, cost[placement.columns[placement.block.outputs]], batch, len(points))
             slope = gradient(network, state, weights)
-            flat = np.concatenate(
-                [slope[s.name].reshape(len(points), batch * s.size) for s in network.inputs], axis=1
-            )
+            flat = np.concatenate([slope[s.name].reshape(len(points), batch * s.size) for s in network.inputs], axis=1)
             total += (matrix.T @ flat.T).T
         return total
 
@@ -199,9 +198,7 @@ class ForwardStart:
     summary = "best of 2000 forward passes, then projected gradient steps"
     requires = Capability.MIP_START
 
-    def run(
-        self, embedded: Scene, session: object, budget: Budget, rng: np.random.Generator
-    ) -> Iterator[Candidate]:
+    def run(self, embedded: Scene, session: object, budget: Budget, rng: np.random.Generator) -> Iterator[Candidate]:
         """Yield points of the drivers, each better than the last."""
         clock = budget.start()
         found = self._sample(embedded, rng, clock)
@@ -215,8 +212,7 @@ class ForwardStart:
     def _sample(self, scene: Scene, rng: np.random.Generator, clock: Clock) -> tuple[Array, Array, Array]:
         k = len(scene.drivers)
         widest = max(
-            p.block.batch * max(s.size for s in p.embedding.network.tensors.values())
-            for p in scene.problem.placements
+            p.block.batch * max(s.size for s in p.embedding.network.tensors.values()) for p in scene.problem.placements
         )
         step = int(np.clip(_CHUNK // max(k, widest), 16, _SAMPLES))
         kept: list[tuple[Array, Array, Array]] = []

@@ -1,8 +1,8 @@
 """Loading plugins and keeping what they contribute.
 
 Entry points of the group ``nnembed`` are loaded one by one: a plugin that fails to import is reported with the name of
-its distribution and left out; nothing else is affected. ``NNEMBED_DISABLE_PLUGINS`` (comma-separated distribution or entry
-point names) leaves plugins out on purpose.
+its distribution and left out; nothing else is affected. ``NNEMBED_DISABLE_PLUGINS`` (comma-separated distribution or
+entry point names) leaves plugins out on purpose.
 """
 
 from __future__ import annotations
@@ -156,7 +156,9 @@ def _check_shape(hook: str, part: Any, source: str) -> None:
 
 
 def build(
-    entry_points: Iterable[importlib.metadata.EntryPoint] = (), extra: Sequence[tuple[str, object]] = (), disable: str = ""
+    entry_points: Iterable[importlib.metadata.EntryPoint] = (),
+    extra: Sequence[tuple[str, object]] = (),
+    disable: str = "",
 ) -> Registry:
     """Return a registry of the built-ins, then `extra` (name, plugin) pairs, then entry points.
 
@@ -171,13 +173,17 @@ def build(
     disabled = tuple(name.strip() for name in disable.split(",") if name.strip())
     problems: list[str] = []
     for name, plugin in extra:
-        _register(plugins, lambda plugin=plugin: plugin, name, problems)
+        _register(plugins, functools.partial(_itself, plugin), name, problems)
     for entry in entry_points:
         distribution = entry.dist.name if entry.dist else entry.value
         if entry.name in disabled or distribution in disabled:
             continue
         _register(plugins, entry.load, distribution, problems)
     return Registry(plugins, problems, disabled)
+
+
+def _itself(plugin: object) -> object:
+    return plugin
 
 
 def _register(plugins: pluggy.PluginManager, load: Callable[[], object], source: str, problems: list[str]) -> None:

@@ -1,4 +1,7 @@
-"""The hooks: one per extension point. A registry collects the objects once; dispatch never goes through pluggy in a loop."""
+"""The hooks: one per extension point.
+
+A registry collects the objects once; dispatch never goes through pluggy in a loop.
+"""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nnembed.errors import SelfCheckFailed
 from nnembed.aliases import Array
+from nnembed.errors import SelfCheckFailed
 from nnembed.ir.network import Network, Reference
 from nnembed.ir.nodes import Affine, Kink
 

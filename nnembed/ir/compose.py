@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import scipy.sparse as sp
 
-from nnembed.ir.linear import Array, Convolution, Dense, LinearOperator, Selection, Sparse
+from nnembed.aliases import Array
+from nnembed.ir.linear import Convolution, Dense, LinearOperator, Selection, Sparse
 
 _GROWTH = 1.5  # a sparse product may have this many times the numbers of its factors
 
@@ -30,7 +31,9 @@ def compose(outer: LinearOperator, inner: LinearOperator) -> LinearOperator | No
     if isinstance(outer, Selection) and outer.is_identity:
         return inner
     if isinstance(outer, Selection) and isinstance(inner, Selection):
-        index = np.where(outer.index >= 0, inner.index[outer.index], -1)
+        index = np.full(len(outer.index), -1)
+        kept = outer.index >= 0
+        index[kept] = inner.index[outer.index[kept]]
         return Selection(index, inner.n_in)
     if isinstance(outer, Dense) or isinstance(inner, Dense):
         return _with_dense(outer, inner)

@@ -169,6 +169,8 @@ class Selection(LinearOperator):
 
     def apply(self, x: Array) -> Array:
         """See `LinearOperator.apply`."""
+        if not self.n_in:
+            return np.zeros((*x.shape[:-1], len(self.index)))
         out: Array = x[..., self.index]
         if (self.index < 0).any():
             out[..., self.index < 0] = 0.0
@@ -250,9 +252,9 @@ class Convolution(LinearOperator):
         c_in = self.kernel.shape[1] * self.groups
         return self.kernel.shape[0] * int(np.prod(self.out_size)), c_in * int(np.prod(self.size))
 
-    def _window(self, offset: tuple[int, ...]) -> tuple[slice, ...]:
-        """Slices of the padded input that meet kernel position `offset`."""
-        return tuple(
+    def _window(self, offset: tuple[int, ...], leading: int) -> tuple[slice, ...]:
+        """Return slices of the padded input that meet kernel position `offset`, after `leading` whole axes."""
+        return (slice(None),) * leading + tuple(
             slice(o * d, o * d + s * (n - 1) + 1, s)
             for o, d, s, n in zip(offset, self.dilations, self.strides, self.out_size, strict=True)
         )
@@ -265,8 +267,8 @@ class Convolution(LinearOperator):
         out = np.zeros((padded.shape[0], g, c_out // g, int(np.prod(self.out_size))))
         kernel = self.kernel.reshape(g, c_out // g, c_in, *self.kernel.shape[2:])
         for offset in np.ndindex(*self.kernel.shape[2:]):
-            part = padded[(..., *self._window(offset))].reshape(*padded.shape[:3], -1)
-            out += kernel[(..., *offset)] @ part
+            part = padded[self._window(offset, 3)].reshape(*padded.shape[:3], -1)
+            out += kernel[(slice(None),) * 3 + offset] @ part
         return out.reshape(*lead, -1)
 
     def pull(self, a: Array) -> Array:
@@ -278,10 +280,10 @@ class Convolution(LinearOperator):
         out = np.zeros((flat.shape[0], g, c_in, *full))
         kernel = self.kernel.reshape(g, c_out // g, c_in, *self.kernel.shape[2:])
         for offset in np.ndindex(*self.kernel.shape[2:]):
-            part = kernel[(..., *offset)].swapaxes(-1, -2) @ flat
-            out[(..., *self._window(offset))] += part.reshape(*flat.shape[:2], c_in, *self.out_size)
+            part = kernel[(slice(None),) * 3 + offset].swapaxes(-1, -2) @ flat
+            out[self._window(offset, 3)] += part.reshape(*flat.shape[:2], c_in, *self.out_size)
         inner = tuple(slice(p[0], p[0] + n) for n, p in zip(self.size, self.pads, strict=True))
-        return out[(..., *inner)].reshape(*lead, -1)
+        return out[(slice(None),) * 3 + inner].reshape(*lead, -1)
 
     @cached_property
     def _matrix(self) -> sp.csr_array:
@@ -292,7 +294,7 @@ class Convolution(LinearOperator):
         inner = tuple(slice(p[0], p[0] + n) for n, p in zip(self.size, self.pads, strict=True))
         n_in, n_out = int(np.prod(self.size)), int(np.prod(self.out_size))
         pixel[inner] = np.arange(n_in).reshape(self.size)
-        taps = np.stack([pixel[self._window(o)].ravel() for o in np.ndindex(*self.kernel.shape[2:])], axis=-1)
+        taps = np.stack([pixel[self._window(o, 0)].ravel() for o in np.ndindex(*self.kernel.shape[2:])], axis=-1)
         channel = (np.arange(c_out) // (c_out // g))[:, None] * c_in + np.arange(c_in)
         columns = channel[:, None, :, None] * n_in + taps[None, :, None, :]
         weights = np.broadcast_to(self.kernel.reshape(c_out, 1, c_in, -1), columns.shape)

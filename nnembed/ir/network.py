@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nnembed.errors import InputError, SelfCheckFailed, UnknownName
 from nnembed.aliases import Array
+from nnembed.errors import InputError, SelfCheckFailed, UnknownName
 from nnembed.ir.nodes import Activation, Affine, Max, Node
 from nnembed.tables import Table
 
@@ -36,7 +36,10 @@ class TensorSpec:
 class Reference(Protocol):
     """The original model behind a network, run by somebody else's code."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The runtime's name and version."""
+        ...
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return flat outputs (batch, n) by name for flat inputs (batch, n) by name."""

@@ -203,6 +203,3 @@ def _summed(terms: Iterable[tuple[str, LinearOperator]]) -> list[tuple[str, Line
         else:
             kept.append((source, operator))
     return kept
-
-
-

@@ -1,0 +1,69 @@
+"""Small networks with every node kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nnembed.ir.linear import Dense
+from nnembed.ir.network import Network, TensorSpec
+from nnembed.ir.nodes import Affine, Clip, Max, Node, absolute, leaky_relu, relu
+
+KINDS = ("relu", "leaky", "steep", "abs", "clip", "max", "none")
+
+
+def activation(kind: str, name: str, source: str, output: str, n: int, rng: np.random.Generator) -> Node:
+    """Return an activation layer by a short name; ``steep`` is a leaky ReLU with slopes above one and below zero."""
+    if kind == "relu":
+        return relu(name, source, output, n)
+    if kind == "leaky":
+        return leaky_relu(name, source, output, np.full(n, 0.1))
+    if kind == "steep":
+        return leaky_relu(name, source, output, rng.uniform(-2, 2, n))
+    if kind == "abs":
+        return absolute(name, source, output, n)
+    if kind == "clip":
+        return Clip(name, (source,), output, rng.uniform(-1, 0, n), rng.uniform(0.1, 1, n))
+    if kind == "max":
+        groups = np.stack([rng.choice(n, size=min(3, n), replace=True) for _ in range(max(1, n // 2))])
+        return Max(name, (source,), output, groups)
+    raise ValueError(f"unknown kind {kind!r}; one of {KINDS}")
+
+
+def chain(layers: Sequence[tuple[int, str]], n_in: int, rng: np.random.Generator, *, skip: bool = False) -> Network:
+    """Return a random network of affine layers, each followed by an activation.
+
+    Parameters
+    ----------
+    layers : sequence of (width, kind)
+        Kind as in `activation`, or "none".
+    n_in : int
+        Inputs.
+    rng : Generator
+    skip : bool
+        Feed the input into every affine layer as well, so that the graph is no chain.
+    """
+    tensors = {"x": TensorSpec("x", (n_in,))}
+    nodes: list[Node] = []
+    current, size = "x", n_in
+    for i, (width, kind) in enumerate(layers):
+        pre, post = f"pre_{i}", f"post_{i}"
+        sources = (current, "x") if skip and i else (current,)
+        operators = tuple(Dense(rng.normal(size=(width, tensors[s].size)) / np.sqrt(size)) for s in sources)
+        nodes.append(Affine(f"affine_{i}", sources, pre, operators, rng.normal(size=width) * 0.3))
+        tensors[pre] = TensorSpec(pre, (width,))
+        current, size = pre, width
+        if kind != "none":
+            node = activation(kind, f"{kind}_{i}", pre, post, width, rng)
+            size = len(node.groups) if isinstance(node, Max) else width
+            nodes.append(node)
+            tensors[post] = TensorSpec(post, (size,))
+            current = post
+    return Network((tensors["x"],), (tensors[current],), tuple(nodes), tensors, name="chain")
+
+
+def random_network(seed: int, *, inputs: int = 2, width: int = 4, kinds: Sequence[str] = ("relu", "relu")) -> Network:
+    """Return a small random network with one output and the given hidden activations."""
+    rng = np.random.default_rng(seed)
+    return chain([(width, kind) for kind in kinds] + [(1, "none")], inputs, rng)

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from nnembed.aliases import Array
 from nnembed.certificate import Certificate, certify, relative_gap
 from nnembed.embedding import Embedding, embeddings_of, emit_block, make_plan
 from nnembed.engine.embed import derive_bounds, find_host, tell_block
+from nnembed.engine.explain import explain
 from nnembed.engine.interrupt import stop_on_interrupt
+from nnembed.engine.recover import better_of, repaired, trivial_bound
 from nnembed.errors import InputError, Unavailable, UnknownName, UnsupportedFeature
 from nnembed.events import Event, HeuristicFinished, Incumbent, Solved
 from nnembed.features import missing
@@ -340,128 +341,6 @@ def given_start(start: Any, problem: Problem) -> Point | None:
         return Point(columns, values, problem.objective(values), 0.0, True, np.flatnonzero(problem.integer))
     scene = Scene(problem)
     return scene.point(values[scene.drivers])
-
-
-def better_of(problem: Problem, solution: Solution, point: Point | None) -> Solution:
-    """Keep the start where the solver stopped without a point as good."""
-    if point is None or not point.complete or solution.status in ("infeasible", "unbounded", "optimal"):
-        return solution
-    x = np.empty(problem.n_columns)
-    x[point.columns] = point.values
-    if not feasible(problem, x):
-        return solution
-    value = problem.objective(x)
-    sign = -1.0 if problem.maximize else 1.0
-    if solution.objective is not None and sign * solution.objective <= sign * value:
-        return solution
-    status = {"time_limit": "feasible"}.get(solution.status, solution.status)
-    return replace(solution, status=status, x=x, objective=value)
-
-
-def repaired(problem: Problem, solution: Solution, session: Session, options: Options) -> Solution:
-    """Replace solver values by the networks' own at the same inputs.
-
-    Solvers accept binaries that are off by 1e-6, and with a big-M that moves outputs. First the networks are
-    evaluated at the point's inputs; where the user's rows then fail, the binaries are fixed and an LP is solved.
-    """
-    if solution.x is None or not problem.placements or not all(p.block.exact for p in problem.placements):
-        return solution
-    x = snapped(problem, solution.x)
-    if not feasible(problem, x):
-        trial = refit(problem, x, session)
-        x = trial if trial is not None and feasible(problem, trial) else solution.x
-    value = problem.objective(x)
-    gap = relative_gap(value, solution.bound)
-    status = solution.status
-    if status == "optimal" and gap is not None and gap > max(10 * options.gap, 1e-6) and problem.integer.any():
-        status = "feasible"  # the solver's optimum lived on its tolerances
-    return replace(solution, x=x, objective=value, status=status)
-
-
-def snapped(problem: Problem, x: Array) -> Array:
-    """Return the point with all network columns recomputed from the drivers, inside their bounds."""
-    scene = Scene(problem)
-    out = x.copy()
-    out[problem.integer] = np.rint(out[problem.integer])
-    drivers = np.clip(out[scene.drivers], problem.lower[scene.drivers], problem.upper[scene.drivers])
-    point = scene.point(drivers)
-    out[point.columns] = point.values
-    return out
-
-
-def refit(problem: Problem, x: Array, session: Session) -> Array | None:
-    """Return the best point with all integers fixed as in `x`, None when there is none."""
-    columns = np.flatnonzero(problem.integer)
-    fixed = np.rint(x[columns])
-    session.set_bounds(columns, fixed, fixed)
-    found = session.solve(lambda event: None, lambda: False)
-    session.set_bounds(columns, problem.lower[columns], problem.upper[columns])
-    return found.x
-
-
-def feasible(problem: Problem, x: Array, tolerance: float = 1e-6) -> bool:
-    """Return whether a point satisfies rows, bounds and integrality."""
-    value = problem.matrix @ x
-    size = tolerance * (1 + np.abs(value))
-    rows = (value >= problem.row_lower - size) & (value <= problem.row_upper + size)
-    pad = tolerance * (1 + np.abs(x))
-    bounds = (x >= problem.lower - pad) & (x <= problem.upper + pad)
-    whole = np.abs(x - np.rint(x))[problem.integer] <= tolerance
-    return bool(rows.all() and bounds.all() and whole.all())
-
-
-def trivial_bound(problem: Problem) -> float | None:
-    """Return the bound that column bounds alone give, None when infinite or the objective is quadratic."""
-    if problem.quadratic is not None:
-        return None
-    sign = -1.0 if problem.maximize else 1.0
-    cost = sign * problem.cost
-    used = cost != 0
-    best = np.where(cost[used] > 0, problem.lower[used], problem.upper[used])
-    total = float(cost[used] @ best) if used.any() else 0.0
-    return sign * total + problem.offset if np.isfinite(total) else None
-
-
-def explain(problem: Problem, solution: Solution, backend: Backend, options: Options) -> str:
-    """Return a sentence for statuses that need one, in the user's names."""
-    names = ", ".join(repr(p.embedding.name) for p in problem.placements)
-    if solution.status == "infeasible" and names:
-        if own_rows_infeasible(problem, backend, options):
-            return f"the model's own rows have no solution, whatever the network(s) {names} say"
-        return f"the model has no solution together with the network(s) {names}; without them it has"
-    if solution.status == "infeasible":
-        return "the model has no solution"
-    if solution.status == "unbounded":
-        more = f"; the network(s) {names} bound their own outputs only" if names else ""
-        return f"the objective is unbounded: a variable of the model needs a bound{more}"
-    return solution.message
-
-
-def own_rows_infeasible(problem: Problem, backend: Backend, options: Options) -> bool:
-    """Return whether the user's rows alone have no solution (outputs within their bounds); False when not decided."""
-    n, m = len(problem.labels), _own_rows(problem)
-    alone = replace(
-        problem,
-        matrix=problem.matrix[:m][:, :n],
-        row_lower=problem.row_lower[:m],
-        row_upper=problem.row_upper[:m],
-        lower=problem.lower[:n],
-        upper=problem.upper[:n],
-        integer=problem.integer[:n],
-        cost=np.zeros(n),
-        quadratic=None,
-        placements=(),
-        sos1=(),
-    )
-    with backend.load(alone, replace(options, time_limit=10.0, solver_options={})) as session:
-        return session.solve(lambda event: None, lambda: False).status == "infeasible"
-
-
-def _own_rows(problem: Problem) -> int:
-    """Return how many of the first rows belong to the user."""
-    names = {p.embedding.name for p in problem.placements if not p.embedding.is_attached}
-    starts = [start for name, start, _ in problem.row_groups if name in names]
-    return min(starts, default=problem.n_rows)
 
 
 def _better(problem: Problem, new: Point, old: Point) -> bool:

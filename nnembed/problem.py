@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index
 from nnembed.block import Block
+from nnembed.errors import WrongModel
 from nnembed.features import Feature
 
 
@@ -201,14 +202,17 @@ class Problem:
 
         Raises
         ------
-        KeyError
+        WrongModel
             If a label is no column of this problem.
         """
         order = np.argsort(self.labels, kind="stable")
         found = np.searchsorted(self.labels, labels, sorter=order)
         where = order[np.minimum(found, len(order) - 1)] if len(order) else np.zeros(len(labels), dtype=np.intp)
         if len(labels) and (not len(order) or (self.labels[where] != labels).any()):
-            raise KeyError("a variable of the embedding is not in the model")
+            raise WrongModel(
+                "a variable that a network reads or writes is not in the model any more; call remove() on the embedding "
+                "and embed again"
+            )
         return where
 
     def row_name(self, row: int) -> str:

@@ -238,7 +238,7 @@ class Run:
             message = "a relaxation was solved: only the bound is an answer"
         else:
             message = explain(problem, solution, backend, self.options)
-        values = self.host.load(self.model, problem, solution) if x is not None else None
+        values = self.host.load(self.model, problem, solution)  # without a point it clears the model's old values
         if x is not None and solution.bound is not None:
             self.history.append(HistoryEntry(self.clock.elapsed, solution.objective, solution.bound, backend.name))
         return Result(

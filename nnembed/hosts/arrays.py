@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from nnembed.aliases import Array, Index, Mask
 from nnembed.errors import InputError, WrongModel
 from nnembed.features import Feature
 from nnembed.hosts.shapes import (
-    Array,
-    Flags,
-    Index,
     Spec,
     by_input,
     by_output,
@@ -135,7 +133,7 @@ class ArrayModel:
             )
         return self._problem(np.ones(self.n_rows, dtype=bool))
 
-    def _problem(self, rows: Flags) -> Problem:
+    def _problem(self, rows: Mask) -> Problem:
         self._check()
         every = bool(rows.all())
         return Problem(
@@ -274,6 +272,19 @@ class ArrayHost:
         model.values = None if solution.x is None else solution.x[: len(problem.labels)].copy()
         return model.values
 
+    def solution_of(self, model: ArrayModel, inputs: InputMap, attached: Attached) -> tuple[Array, Array]:
+        """Return inputs and outputs of a network at the last solution, flat in block order.
+
+        Raises
+        ------
+        InputError
+            If the model has no solution.
+        """
+        if model.values is None or len(model.values) != model.n_columns:
+            raise InputError("the model has no solution yet; solve it first")
+        x = model.values[model.positions(inputs.labels)]
+        return inputs.matrix @ x + inputs.constant, model.values[model.positions(attached.output_labels)]
+
 
 def _spread(value: Any, n: int, what: str) -> Any:
     array = np.asarray(value)
@@ -347,5 +358,5 @@ def _tiled(
 
 def _shaped(labels: Index, inputs: InputMap, outputs: Sequence[Spec]) -> Any:
     parts = by_output(outputs, inputs.batch, labels)
-    shaped = {s.name: p.reshape(*inputs.lead, *s.shape) for s, p in zip(outputs, parts, strict=True)}
+    shaped = {s.name: p.reshape((*inputs.lead, *s.shape)) for s, p in zip(outputs, parts, strict=True)}
     return next(iter(shaped.values())) if len(shaped) == 1 else shaped

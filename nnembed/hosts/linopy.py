@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from nnembed.aliases import Array
 from nnembed.errors import Unavailable
 from nnembed.features import Feature
-from nnembed.hosts.shapes import Array, Spec, entry_name, refuse_features
+from nnembed.hosts.shapes import Spec, entry_name, refuse_features
 
 if TYPE_CHECKING:
     from nnembed.block import Block
@@ -117,7 +118,20 @@ class LinopyHost:
         return compile_model(model)
 
     def load(self, model: Any, problem: Problem, solution: Solution) -> Any:
-        """Put values (and duals, where given) into the model; return the values as an xarray.Dataset."""
+        """Put values (and duals, where given) into the model; return an xarray.Dataset, None without a point."""
         from nnembed.hosts.linopy_compile import load_solution
 
         return load_solution(model, problem, solution)
+
+    def solution_of(self, model: Any, inputs: InputMap, attached: Attached) -> tuple[Array, Array]:
+        """Return inputs and outputs of a network at the model's present solution, flat in block order.
+
+        Raises
+        ------
+        InputError
+            If the model has no solution.
+        """
+        from nnembed.hosts.linopy_compile import solution_at
+
+        x = solution_at(model, inputs.labels)
+        return inputs.matrix @ x + inputs.constant, solution_at(model, attached.output_labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
@@ -13,16 +14,19 @@ import linopy
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+import xarray as xr
 
+from nnembed.aliases import Array, Index
 from nnembed.block import Block
 from nnembed.errors import InputError
 from nnembed.hosts.linopy_csr import add_frozen, add_padded
 from nnembed.hosts.linopy_pieces import Axis
-from nnembed.hosts.shapes import Array, Index, Spec, by_output, one_sided
+from nnembed.hosts.shapes import Spec, by_output, one_sided
 from nnembed.problem import Binding, InputMap, bind, relabel
 from nnembed.protocols import Attached
 
-GUARD = ": network not in this model, use nnembed.solve"
+# ends the names of guards; readable in a message, and a name every LP file reader takes
+GUARD = "_NETWORK_IS_NOT_IN_THIS_MODEL_use_nnembed_solve"
 INTERNAL = "nnembed_internal"
 
 
@@ -172,18 +176,19 @@ def _output_variables(
     lower, upper = (by_output(outputs, inputs.batch, side) for side in bounds)
     variables = []
     for spec, low, high in zip(outputs, lower, upper, strict=True):
-        called = name if len(outputs) == 1 else f"{name}.{spec.name}"
+        called = name if len(outputs) == 1 else _free(model, f"{name}.{_plain(spec.name)}")
         axes = (*inputs.axes, *_output_axes(model, inputs.axes, spec, called, single=len(outputs) == 1))
         coords = [pd.Index(a.index, name=a.name) for a in axes]
         shape = tuple(a.size for a in axes)
-        variables.append(model.add_variables(low.reshape(shape), high.reshape(shape), coords=coords, name=called))
+        box = (xr.DataArray(side.reshape(shape), coords) for side in (low, high))
+        variables.append(model.add_variables(*box, coords=coords, name=called))
     return variables
 
 
 def _output_axes(model: Any, batch: Sequence[Axis], spec: Spec, called: str, *, single: bool) -> list[Axis]:
     """Return the axes of an output behind the batch axes; a dimension may not share its name with a variable."""
     taken = {a.name for a in batch} | {called, *model.variables}
-    stem = "output" if single else spec.name
+    stem = "output" if single else _plain(spec.name)
     while any(n in taken for n in _numbered(stem, len(spec.shape))):
         stem += "_out"
     names = _numbered(stem, len(spec.shape))
@@ -209,7 +214,7 @@ def _hidden_variables(model: Any, block: Block, labels: Index, name: str) -> Non
     for group in block.groups:
         columns = np.arange(group.columns.start, group.columns.stop)
         columns = columns[labels[columns] < 0]
-        stem = f"{name}.{group.layer}.{group.role.value}"
+        stem = f"{name}.{_plain(group.layer)}.{group.role.value}"
         for integer in (False, True):
             chosen = columns[block.integer[columns] == integer]
             if len(chosen):
@@ -222,6 +227,11 @@ def _hidden_variables(model: Any, block: Block, labels: Index, name: str) -> Non
                 new = model.add_variables(*box, coords=[index], name=called, **kind)
                 new.attrs[INTERNAL] = 1
                 labels[chosen] = _labels(new)
+
+
+def _plain(name: str) -> str:
+    """Return an ONNX name without characters that LP files or netCDF files cannot hold."""
+    return re.sub(r"[^0-9A-Za-z_.]+", "_", name).strip("_") or "_"
 
 
 def _free(model: Any, stem: str) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from nnembed.aliases import Array, Index
 from nnembed.errors import WrongModel
 from nnembed.hosts.linopy_pieces import axes_of, place
-from nnembed.hosts.shapes import Array, Index
 
 
 def variable_bounds(model: Any, labels: Index) -> tuple[Array, Array]:

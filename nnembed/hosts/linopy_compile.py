@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from nnembed.aliases import Array, Index, Mask
 from nnembed.errors import InputError, UnsupportedFeature
 from nnembed.hosts.linopy_attach import INTERNAL, Guard
 from nnembed.hosts.linopy_bounds import integral_bounds
-from nnembed.hosts.shapes import Array, Flags, Index
 from nnembed.problem import Problem, relabel, stack
 from nnembed.protocols import Solution
 
@@ -45,7 +45,7 @@ def compile_model(model: Any) -> Problem:
     )
 
 
-def _columns(model: Any, guards: set[str]) -> tuple[Index, Array, Array, Flags, Groups]:
+def _columns(model: Any, guards: set[str]) -> tuple[Index, Array, Array, Mask, Groups]:
     labels, lower, upper, integer, groups = [], [], [], [], []
     width = 0
     for name, variable in model.variables.items():
@@ -167,8 +167,8 @@ def load_solution(model: Any, problem: Problem, solution: Solution) -> Any:
 
     Returns
     -------
-    xarray.Dataset
-        Values of all variables but the inner ones of attached networks; empty without a point.
+    xarray.Dataset or None
+        Values of all variables but the inner ones of attached networks; None without a point.
     """
     import xarray as xr
 
@@ -178,7 +178,7 @@ def load_solution(model: Any, problem: Problem, solution: Solution) -> Any:
     model.termination_condition = condition
     if solution.x is None:
         model.objective.set_value(np.nan)
-        return xr.Dataset()
+        return None
     x = np.full(model.shape[1] + 1, np.nan)
     x[problem.labels] = solution.x[: len(problem.labels)]
     model.objective.set_value(problem.objective(solution.x))
@@ -208,3 +208,20 @@ def _load_duals(model: Any, guards: set[str], duals: Array) -> None:
         coords = {d: constraint.coords[d] for d in constraint.coord_dims}
         constraint.dual = xr.DataArray(full, coords, dims=constraint.coord_dims)
         start += len(active)
+
+
+def solution_at(model: Any, labels: Index) -> Array:
+    """Return the model's present values of variables.
+
+    Raises
+    ------
+    InputError
+        If the model has no solution.
+    """
+    if model.status != "ok" or any("solution" not in v.data for v in model.variables.data.values()):
+        raise InputError("the model has no solution yet; solve it first")
+    values = np.full(model.shape[1], np.nan)
+    for variable in model.variables.data.values():
+        own = np.asarray(variable.labels.values).reshape(-1)
+        values[own[own >= 0]] = np.asarray(variable.solution.values).reshape(-1)[own >= 0]
+    return values[labels]

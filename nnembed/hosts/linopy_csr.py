@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from nnembed.hosts.shapes import Array, Index
+from nnembed.aliases import Array, Index
 
 _NEEDED = {"csr", "active_positions", "rhs", "sign", "grid", "model"}
 

@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from nnembed.aliases import Array, Index
 from nnembed.errors import InputError
 from nnembed.hosts.linopy_pieces import Axis, Piece, read_pieces
-from nnembed.hosts.shapes import Array, Index, Spec, by_input, expected, feature_axes, input_map
+from nnembed.hosts.shapes import Spec, by_input, expected, feature_axes, input_map
 from nnembed.problem import InputMap, stack
 
 

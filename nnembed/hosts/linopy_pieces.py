@@ -14,9 +14,9 @@ import xarray as xr
 from linopy.expressions import ScalarLinearExpression
 from linopy.variables import ScalarVariable
 
+from nnembed.aliases import Array, Index
 from nnembed.errors import InputError, WrongModel
 from nnembed.hosts.linopy_csr import sparse_parts
-from nnembed.hosts.shapes import Array, Index
 from nnembed.problem import stack
 
 _SCALARS = (Real, np.number, ScalarVariable, ScalarLinearExpression)

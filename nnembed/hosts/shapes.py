@@ -9,13 +9,10 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from nnembed.aliases import Array
 from nnembed.errors import InputError, UnknownName, UnsupportedFeature
 from nnembed.features import Feature, missing
 from nnembed.problem import InputMap, stack
-
-Array = NDArray[np.float64]
-Index = NDArray[np.intp]
-Flags = NDArray[np.bool_]
 
 
 class Spec(Protocol):

@@ -1,0 +1,116 @@
+"""The HiGHS session on small problems with known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from nnembed.backends.highs import Highs
+from nnembed.options import Options
+from nnembed.problem import Problem
+
+INF = np.inf
+
+
+def problem(matrix, row_lower, row_upper, lower, upper, cost, integer=None, **kw):
+    n = len(lower)
+    matrix = sp.csr_array(np.asarray(matrix, float).reshape(len(row_lower), n))
+    arrays = [np.asarray(a, float) for a in (row_lower, row_upper, lower, upper)]
+    whole = np.zeros(n, dtype=bool) if integer is None else np.asarray(integer, bool)
+    return Problem(matrix, *arrays, whole, np.asarray(cost, float), labels=np.arange(n), **kw)
+
+
+def solve(p, start=None, **options):
+    with Highs().load(p, Options(**options)) as session:
+        if start is not None:
+            session.set_start(*start)
+        return session.solve(lambda event: None, lambda: False)
+
+
+def test_lp_with_duals():
+    found = solve(problem([[1, 1]], [-INF], [4], [0, 0], [3, 3], [1, 2], maximize=True, offset=10.0))
+    assert (found.status, found.objective, found.bound) == ("optimal", 17.0, 17.0)
+    assert found.duals == pytest.approx([1.0])
+
+
+def test_mip_and_bound():
+    found = solve(problem([[2, 3]], [-INF], [4.5], [0, 0], [5, 5], [1, 1.4], [1, 1], maximize=True))
+    assert found.status == "optimal"
+    assert found.objective == pytest.approx(2.0) or found.objective == pytest.approx(2.4)
+    assert found.bound >= found.objective - 1e-9
+
+
+@pytest.mark.parametrize(
+    ("rows", "upper", "cost", "status"),
+    [([[1.0]], [1.0], [1.0], "infeasible"), ([[0.0]], [INF], [-1.0], "unbounded")],
+)
+def test_no_answer(rows, upper, cost, status):
+    low = 2.0 if status == "infeasible" else -INF
+    found = solve(problem(rows, [low], [INF], [0], upper, cost))
+    assert found.status == status
+    assert found.x is None
+
+
+def test_integer_unbounded_is_told_from_infeasible():
+    assert solve(problem(np.zeros((0, 1)), [], [], [0], [INF], [-1], [1])).status == "unbounded"
+    assert solve(problem([[2.0]], [1], [1], [0], [5], [-1], [1])).status == "infeasible"
+
+
+def test_empty_problem():
+    found = solve(problem(np.zeros((0, 0)), [], [], [], [], []))
+    assert found.status == "optimal" and len(found.x) == 0
+
+
+def test_convex_quadratic_objective():
+    q = sp.csr_array(np.array([[2.0, 0.5], [0.5, 1.0]]))
+    found = solve(problem(np.zeros((0, 2)), [], [], [-5, -5], [5, 5], [-1, -1], quadratic=q))
+    want = np.linalg.solve(q.toarray(), [1, 1])
+    assert found.x == pytest.approx(want, abs=1e-5)
+    assert found.objective == pytest.approx(-0.5 * want.sum(), abs=1e-6)
+
+
+def test_session_is_reused_after_changes():
+    p = problem([[1, 1]], [-INF], [4], [0, 0], [3, 3], [1, 2], maximize=True)
+    with Highs().load(p, Options()) as session:
+        first = session.solve(lambda e: None, lambda: False)
+        session.set_bounds(np.array([1]), np.array([0.0]), np.array([1.0]))
+        second = session.solve(lambda e: None, lambda: False)
+        session.add_rows(sp.csr_array(np.array([[1.0, 0.0]])), np.array([-INF]), np.array([1.5]))
+        third = session.solve(lambda e: None, lambda: False)
+        session.set_cost(np.array([0, 1]), np.array([-1.0, -1.0]))
+        fourth = session.solve(lambda e: None, lambda: False)
+    assert first.x == pytest.approx([1, 3])
+    assert second.x == pytest.approx([3, 1])
+    assert third.x == pytest.approx([1.5, 1])
+    assert fourth.x == pytest.approx([0, 0])
+
+
+def test_a_wrong_start_does_no_harm():
+    p = problem([[2, 3]], [-INF], [4.5], [0, 0], [5, 5], [1, 1.4], [1, 1], maximize=True)
+    bad = solve(p, start=(np.array([0, 1]), np.array([5.0, 5.0])))
+    assert bad.status == "optimal" and bad.objective == pytest.approx(solve(p).objective)
+
+
+def test_injected_points_are_taken():
+    rng = np.random.default_rng(0)
+    n = 60
+    a = rng.integers(1, 100, (5, n)).astype(float)
+    p = problem(a, -INF * np.ones(5), a.sum(axis=1) // 2, np.zeros(n), np.ones(n), a[0], np.ones(n), maximize=True)
+    events = []
+    with Highs().load(p, Options(time_limit=5)) as session:
+        session.inject(np.zeros(n))
+        session.solve(events.append, lambda: False)
+    assert events
+
+
+def test_stopping():
+    rng = np.random.default_rng(0)
+    n = 80
+    a = rng.integers(1, 100, (30, n)).astype(float)
+    p = problem(
+        a, -INF * np.ones(30), a.sum(axis=1) // 2, np.zeros(n), np.ones(n), a[0] + a[3], np.ones(n), maximize=True
+    )
+    with Highs().load(p, Options(time_limit=20)) as session:
+        found = session.solve(lambda e: None, lambda: True)
+    assert found.status == "interrupted"

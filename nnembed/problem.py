@@ -210,8 +210,8 @@ class Problem:
         where = order[np.minimum(found, len(order) - 1)] if len(order) else np.zeros(len(labels), dtype=np.intp)
         if len(labels) and (not len(order) or (self.labels[where] != labels).any()):
             raise WrongModel(
-                "a variable that a network reads or writes is not in the model any more; call remove() on the embedding "
-                "and embed again"
+                "a variable that a network reads or writes is not in the model any more; call remove() on the "
+                "embedding and embed again"
             )
         return where
 

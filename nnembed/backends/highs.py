@@ -88,15 +88,39 @@ class HighsSession:
     # ---- changing the problem -----------------------------------------------------------------
 
     def set_start(self, columns: Index, values: Array) -> None:
-        """Offer a first point; with some columns missing HiGHS completes it, with the integers given, by an LP."""
-        if len(columns) == self._problem.n_columns:
-            solution = self._api.HighsSolution()
-            full = np.empty(len(columns))
-            full[columns] = values
-            solution.col_value = full
-            self._check(self._highs.setSolution(solution), "setSolution")
-        else:
+        """Offer a first point; where all integers are given but not all columns, an LP finds the others."""
+        full = np.full(self._problem.n_columns, np.nan)
+        full[columns] = values
+        whole = np.flatnonzero(self._problem.integer)
+        if np.isnan(full).any() and not np.isnan(full[whole]).any():
+            completed = self._complete(whole, full[whole])
+            if completed is None:
+                return
+            full = completed
+        if np.isnan(full).any():
             self._check(self._highs.setSolution(len(columns), columns.astype(np.int32), values), "setSolution")
+            return
+        solution = self._api.HighsSolution()
+        solution.col_value = full
+        self._check(self._highs.setSolution(solution), "setSolution")
+
+    def _complete(self, whole: Index, values: Array) -> Array | None:
+        """Return the best point with the integers fixed, None when there is none.
+
+        Left to itself HiGHS would solve the same LP inside its run and report the bound of that LP as the problem's.
+        """
+        highs, problem, columns = self._highs, self._problem, whole.astype(np.int32)
+        fixed = np.clip(np.rint(values), problem.lower[whole], problem.upper[whole])
+        self.set_bounds(whole, fixed, fixed)
+        self._check(highs.changeColsIntegrality(len(whole), columns, np.zeros(len(whole), np.uint8)), "integrality")
+        self._limit()
+        self._run()
+        found = highs.getInfo().primal_solution_status == self._api.SolutionStatus.kSolutionStatusFeasible
+        x = np.array(highs.getSolution().col_value) if found else None
+        self.set_bounds(whole, problem.lower[whole], problem.upper[whole])
+        self._check(highs.changeColsIntegrality(len(whole), columns, np.ones(len(whole), np.uint8)), "integrality")
+        highs.clearSolver()
+        return x
 
     def set_cost(self, columns: Index, cost: Array) -> None:
         """Change objective coefficients."""
@@ -129,11 +153,9 @@ class HighsSession:
     def solve(self, on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> Solution:
         """Solve; see `protocols.Session`."""
         self._stop = False
-        remaining = self._clock.remaining
-        if remaining <= 0:
+        if self._clock.expired:
             return Solution("time_limit", message="no time left to solve")
-        if np.isfinite(remaining):
-            self._option("time_limit", float(remaining) + self._highs.getRunTime())
+        self._limit()
         removers = self._listen(on_event, should_stop)
         try:
             code = self._run()
@@ -143,6 +165,12 @@ class HighsSession:
         if code == self._api.HighsStatus.kError:
             return Solution("error", message=f"HiGHS stopped with an error ({self._highs.getModelStatus()})")
         return self._result()
+
+    def _limit(self) -> None:
+        """Tell HiGHS the time that is left; it counts from its first run."""
+        remaining = self._clock.remaining
+        if np.isfinite(remaining):
+            self._option("time_limit", float(remaining) + self._highs.getRunTime())
 
     def _run(self) -> Any:
         code = self._highs.run()
@@ -161,6 +189,13 @@ class HighsSession:
             if self._stop or should_stop():
                 event.interrupt()
 
+        def watch(event: Any) -> None:
+            poll(event)
+            bound = float(event.data_out.mip_dual_bound)
+            if np.isfinite(bound) and bound != best["bound"]:
+                best["bound"] = bound
+                on_event(Incumbent(clock.elapsed, best["objective"], bound, "solver"))
+
         def improved(event: Any) -> None:
             value = float(event.data_out.objective_function_value)
             old = best["objective"]
@@ -168,23 +203,16 @@ class HighsSession:
                 best["objective"] = value
                 on_event(Incumbent(clock.elapsed, value, best["bound"], "solver"))
 
-        def log(event: Any) -> None:
-            bound = float(event.data_out.mip_dual_bound)
-            if np.isfinite(bound) and bound != best["bound"]:
-                best["bound"] = bound
-                on_event(Incumbent(clock.elapsed, best["objective"], bound, "solver"))
-
         def offer(event: Any) -> None:
             while self._injected:
                 event.data_in.setSolution(self._injected.pop())
 
         pairs = [
-            (highs.cbMipInterrupt, poll),
+            (highs.cbMipInterrupt, watch),
             (highs.cbSimplexInterrupt, poll),
             (highs.cbIpmInterrupt, poll),
             (highs.cbMipImprovingSolution, improved),
             (highs.cbMipSolution, improved),
-            (highs.cbMipLogging, log),
             (highs.cbMipUserSolution, offer),
         ]
         for source, function in pairs:

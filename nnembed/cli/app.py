@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import os
 import sys
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from nnembed.cli.common import ExitCode, complain, one_line, print_json, write_line
+from nnembed.cli.common import ExitCode, abandon_output, complain, flush, one_line, print_json, write_line
 from nnembed.errors import (
     CertificateFailed,
     NnembedError,
@@ -57,12 +56,9 @@ class Commands(TyperGroup):
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import PackageNotFoundError, version
+        import nnembed
 
-        try:
-            write_line(f"nnembed {version('nnembed')}")
-        except PackageNotFoundError:
-            write_line("nnembed (not installed, run from its source)")
+        write_line(f"nnembed {nnembed.__version__}")
         raise typer.Exit
 
 
@@ -137,16 +133,46 @@ def run(arguments: Sequence[str]) -> int:
     _never_fail_on_characters()
     with _plain_warnings():
         try:
-            try:
-                code = _invoke(arguments)
-            except (NnembedError, OSError, MemoryError, KeyboardInterrupt, typer.Abort, _ClickError) as error:
-                if _is_broken_pipe(error):
-                    raise
-                code = _report(error, arguments, time.perf_counter() - started)
-            _flush()
-        except OSError as error:  # standard output itself: the reader has gone, or its disk is full
-            code = _abandon_output(error)
+            code = _invoke_safely(arguments, started)
+            flush()
+        except BrokenPipeError:
+            abandon_output()
+            code = int(ExitCode.DONE)
+        except OSError as error:  # standard output itself: its disk is full
+            abandon_output()
+            complain(f"cannot write standard output: {error.strerror or error}")
+            code = int(ExitCode.WRONG_USE)
     return code
+
+
+def _invoke_safely(arguments: Sequence[str], started: float) -> int:
+    try:
+        return _invoke(arguments)
+    except BrokenPipeError:
+        raise
+    except (NnembedError, OSError, MemoryError, KeyboardInterrupt, typer.Abort, _ClickError) as error:
+        return _report(error, arguments, time.perf_counter() - started)
+    except Exception as error:
+        seconds = time.perf_counter() - started
+        if _came_from_interrupt(error):  # compiled modules turn an interrupt while they load into an ImportError
+            return _report(KeyboardInterrupt(), arguments, seconds)
+        if os.environ.get("NNEMBED_TRACEBACK"):
+            raise
+        return _report(_internal(error), arguments, seconds)
+
+
+def _internal(error: Exception) -> SolverError:
+    """Return a fault of ours, or of a plugin, as an error that says how to see more."""
+    return SolverError(
+        f"internal error, {type(error).__name__}: {error}; please report it with the output of the same command under "
+        "NNEMBED_TRACEBACK=1"
+    )
+
+
+def _came_from_interrupt(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _invoke(arguments: Sequence[str]) -> int:
@@ -236,24 +262,3 @@ def _plain_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = tell
         yield
-
-
-def _flush() -> None:
-    if sys.stdout is not None:
-        sys.stdout.flush()
-
-
-def _is_broken_pipe(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno == errno.EPIPE
-
-
-def _abandon_output(error: OSError) -> int:
-    """Give up standard output so that Python does not stumble over it again when it leaves."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-    if _is_broken_pipe(error):
-        return int(ExitCode.DONE)
-    complain(f"cannot write standard output: {error.strerror or error}")
-    return int(ExitCode.WRONG_USE)

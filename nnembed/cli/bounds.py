@@ -69,9 +69,7 @@ def bounds(
 def _bounds(shared: Shared, path: Path, box: str, methods: str) -> Report:
     import nnembed
 
-    names = tuple(part.strip() for part in methods.split(",") if part.strip())
-    if not names:
-        raise InputError('--methods names nothing; give for example "interval,crown"')
+    names = _by_cost(methods)
     sides = read_box(box)
     network = nnembed.load(path)
     rungs, last = _climb(shared, network, sides, names)
@@ -87,6 +85,17 @@ def _bounds(shared: Shared, path: Path, box: str, methods: str) -> Report:
             console.print(table)
 
     return Report(_facts(path, rungs, last, names), line, show)
+
+
+def _by_cost(methods: str) -> tuple[str, ...]:
+    """Return the names of the methods in the order in which they run."""
+    from nnembed.hooks.manager import registry
+
+    names = dict.fromkeys(part.strip() for part in methods.split(",") if part.strip())
+    if not names:
+        raise InputError('--methods names nothing; give for example "interval,crown"')
+    book = registry()
+    return tuple(sorted(names, key=lambda name: book.get("bound tightener", name).cost))
 
 
 def _climb(shared: Shared, network: Network, sides: Any, names: tuple[str, ...]) -> tuple[list[Rung], Bounds | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -103,12 +104,16 @@ def execute(shared: Shared, work: Callable[[], Report]) -> int:
     """Do the work of a command, print its report in the form asked for and return the exit code."""
     with _reserved_output(shared.json):
         report = work()
-    if shared.json:
-        print_json({"seconds": shared.elapsed, **report.facts})
-    elif shared.quiet:
-        write_line(report.line)
-    else:
-        report.show(make_console())
+    try:
+        if shared.json:
+            print_json({"seconds": shared.elapsed, **report.facts})
+        elif shared.quiet:
+            write_line(report.line)
+        else:
+            report.show(make_console())
+        flush()
+    except BrokenPipeError:  # a reader such as `head` has seen enough; the exit code still tells how it went
+        abandon_output()
     if report.complaint:
         complain(report.complaint)
     return int(report.code)
@@ -149,14 +154,34 @@ def make_console() -> Console:
     """Return a console on standard output; wide enough for tables when it is no terminal."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=120)
+    class Quiet(Console):
+        """A console that leaves the end of a pipe to us instead of exiting."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    console = Quiet(highlight=False)
+    return console if console.is_terminal else Quiet(highlight=False, width=120)
 
 
 def write_line(text: str) -> None:
     """Write a line to standard output, if there is one."""
     if sys.stdout is not None:
         sys.stdout.write(f"{text}\n")
+
+
+def flush() -> None:
+    """Empty the buffer of standard output, if there is one."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def abandon_output() -> None:
+    """Give up standard output so that Python does not stumble over it again when it leaves."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def complain(message: str) -> None:

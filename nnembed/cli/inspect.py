@@ -45,11 +45,12 @@ def inspect(
 
 
 def _inspect(path: Path, html: Path | None) -> Report:
+    from nnembed.hooks.manager import registry
     from nnembed.report.describe import describe
     from nnembed.report.files import write_atomic
     from nnembed.report.html import page
 
-    about = describe(path)
+    about = describe(path, registry().readers())
     if html is not None:
         write_atomic(html, page(about).encode())
 

@@ -248,7 +248,7 @@ class Run:
             gap=gap,
             values=values,
             certificate=certificate,
-            history=tuple(self.history),
+            history=honest(self.history, bound, problem.maximize),
             plan=tuple(e.plan for e in self.embeddings),
             nodes=solution.nodes,
             seconds=self.clock.elapsed,
@@ -256,6 +256,15 @@ class Run:
             phases=dict(self.phases),
             point=x,
         )
+
+
+def honest(history: Sequence[HistoryEntry], bound: float | None, maximize: bool) -> tuple[HistoryEntry, ...]:
+    """Drop bounds that were reported on the way but are stronger than the final, proven one."""
+    if bound is None:
+        return tuple(history)
+    sign = -1.0 if maximize else 1.0
+    edge = sign * bound + 1e-9 * (1 + abs(bound))
+    return tuple(h if h.bound is None or sign * h.bound <= edge else replace(h, bound=None) for h in history)
 
 
 def chosen_heuristics(choice: Any, reg: Registry) -> list[Any]:

@@ -13,17 +13,13 @@ from nnembed.tables import Table
 
 if TYPE_CHECKING:
     from nnembed.ir.network import Network
+    from nnembed.protocols import OpReader
 
-PIECEWISE = frozenset(
-    [
-        *("Relu", "LeakyRelu", "PRelu", "Clip", "Abs", "HardSigmoid"),
-        *("MaxPool", "GlobalMaxPool", "Max", "Min", "ReduceMax", "ReduceMin"),
-    ]
-)
 STATUS_WORDS = {
     "exact": "exact",
     "piecewise": "exact, piecewise linear",
     "relaxed": "relaxed (an enclosure, not exact)",
+    "unread": "fine by itself, behind a refused node",
     "refused": "refused",
 }
 
@@ -105,8 +101,15 @@ class Description:
         }
 
 
-def describe(path: Path) -> Description:
+def describe(path: Path, readers: Sequence[OpReader] | None = None) -> Description:
     """Look at a network file.
+
+    Parameters
+    ----------
+    path : Path
+        An ONNX file.
+    readers : sequence of OpReader or None
+        Operator readers; the built-in ones by default.
 
     Raises
     ------
@@ -120,19 +123,20 @@ def describe(path: Path) -> Description:
     network: Network | None = None
     refused: tuple[str, ...] = ()
     try:
-        network = load(path)
+        network = load(path, readers=readers)
     except UnsupportedOperators as error:
         refused = error.problems
-    return Description(path, _properties(path, model, network), _operators(survey(path)), network, refused)
+    return Description(
+        path, _properties(path, model, network), _operators(survey(path, readers=readers)), network, refused
+    )
 
 
 def _operators(found: Sequence[Any]) -> tuple[Operator, ...]:
     """Group the records of a survey by operator, status and, for those not exact, reason."""
     groups: Counter[tuple[str, str, str]] = Counter()
     for record in found:
-        exact = record.status == "exact"
-        status = "piecewise" if exact and record.op in PIECEWISE else record.status
-        groups[record.op, status, "" if exact else record.reason] += 1
+        bent = record.status == "exact" and record.kind == "piecewise linear"
+        groups[record.op, "piecewise" if bent else record.status, record.reason] += 1
     return tuple(Operator(op, status, count, reason) for (op, status, reason), count in groups.most_common())
 
 

@@ -30,7 +30,7 @@ h2 { font-size: 1.05rem; margin: 0 0 .8rem; }
 .card span { color: var(--soft); font-size: .82rem; }
 section { padding: 1rem 1.1rem; margin-bottom: 1rem; overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th { text-align: left; color: var(--soft); font-weight: 500; font-size: .8rem; }
+th { text-align: left; white-space: nowrap; color: var(--soft); font-weight: 500; font-size: .8rem; }
 th, td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 tbody tr:last-child > * { border-bottom: 0; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }

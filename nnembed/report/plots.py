@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from nnembed.errors import InputError, Unavailable
 from nnembed.aliases import Array
+from nnembed.errors import InputError, Unavailable
 from nnembed.report.files import write_atomic
 from nnembed.report.layout import Cell, arrange
 

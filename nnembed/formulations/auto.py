@@ -27,8 +27,6 @@ def nnembed_choose_formulation(
     if isinstance(node, Kink) and not isinstance(node, Relu):
         return "slack", "two slopes: the affine row once instead of four times"
     fan_in = _fan_in(network, node.inputs[0])
-    if network.input_size <= 8:
-        return "slack", f"{network.input_size} inputs: HiGHS closes low-dimensional regressors faster on the split form"
     if opened * fan_in > 200_000:
         return "slack", f"{opened} open neurons of fan-in {fan_in}: half the nonzeros"
     return "two_row", f"{opened} open neurons: fewest columns"

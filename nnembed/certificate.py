@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nnembed.aliases import Array
-from nnembed.heuristics.forward import joined_outputs, split_inputs
+from nnembed.heuristics.scene import joined_outputs, split_inputs
 from nnembed.ir.check import rounding_bound, unit_roundoff
 from nnembed.problem import Placement, Problem
 from nnembed.tables import Table

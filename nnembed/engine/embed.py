@@ -250,7 +250,7 @@ def residual_of(embedding: Embedding) -> float:
     if values is None:
         raise InputError(f"host {embedding.host.name!r} keeps no solution; read result.certificate instead")
     inputs, outputs = values(embedding.model, embedding.inputs, embedding.attached)
-    from nnembed.heuristics.forward import joined_outputs, split_inputs
+    from nnembed.heuristics.scene import joined_outputs, split_inputs
 
     network = embedding.network
     state = network.forward(split_inputs(network, inputs[None], embedding.inputs.batch))

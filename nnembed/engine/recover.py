@@ -8,7 +8,7 @@ import numpy as np
 
 from nnembed.aliases import Array
 from nnembed.certificate import relative_gap
-from nnembed.heuristics.forward import Point, Scene
+from nnembed.heuristics.scene import Point, Scene
 from nnembed.options import Options
 from nnembed.problem import Problem
 from nnembed.protocols import Session, Solution

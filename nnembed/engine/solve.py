@@ -19,7 +19,7 @@ from nnembed.engine.recover import better_of, repaired, trivial_bound
 from nnembed.errors import InputError, Unavailable, UnknownName, UnsupportedFeature
 from nnembed.events import Event, HeuristicFinished, Incumbent, Solved
 from nnembed.features import missing
-from nnembed.heuristics.forward import Point, Scene
+from nnembed.heuristics.scene import Point, Scene
 from nnembed.hooks.manager import Registry, registry
 from nnembed.options import Clock, Options
 from nnembed.problem import Overlay, Problem, overlay, placed

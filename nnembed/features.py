@@ -17,6 +17,7 @@ class Feature(enum.Flag):
     RELU = enum.auto()
     QUADRATIC_OBJECTIVE = enum.auto()
     QUADRATIC_ROWS = enum.auto()
+    NONCONVEX = enum.auto()  # a quadratic objective with integers in the problem, or of any curvature
 
 
 class Capability(enum.Flag):

@@ -12,7 +12,8 @@ import numpy as np
 from nnembed.aliases import Array
 from nnembed.bounds.box import Bounds, input_bounds
 from nnembed.bounds.ladder import climb
-from nnembed.embedding import Embedding, embeddings_of, emit_block, make_plan, record
+from nnembed.embedding import Embedding, embeddings_of, emit_block, lower_block, make_plan, record
+from nnembed.engine.lower import chain_to_come
 from nnembed.errors import BoxError, InputError, UnsupportedFeature
 from nnembed.events import BlockEmitted, BoundsTightened
 from nnembed.features import Feature
@@ -138,8 +139,13 @@ def embed(
     inputs = host.parse(model, network.inputs, x)
     found = derive_bounds(host, model, network, inputs, bounds, Budget(), reg)
     accepts = host.accepts if attach else Feature.LINEAR | Feature.INTEGER | host.accepts
-    plan, parts = make_plan(network, found, formulation, accepts, reg, Options(), name)
+    by = host.name if attach else ""
+    plan, parts = make_plan(network, found, formulation, accepts, reg, Options(), name, host=by)
     block = emit_block(network, found, parts)
+    if attach:
+        block, plan = lower_block(block, plan, accepts, host.name, reg)
+    else:
+        plan = replace(plan, chain=chain_to_come(block.needs))
     tell_block(reg, name, block, 0.0)
     if attach:
         if not block.exact:

@@ -29,11 +29,12 @@ def explain(problem: Problem, solution: Solution, backend: Backend, options: Opt
 def own_rows_infeasible(problem: Problem, backend: Backend, options: Options) -> bool:
     """Return whether the user's rows alone have no solution (outputs within their bounds); False when not decided."""
     n, m = len(problem.labels), _own_rows(problem)
+    rows = np.flatnonzero(np.diff(problem.matrix[:m][:, n:].indptr) == 0)  # the others belong to lowered sets
     alone = replace(
         problem,
-        matrix=problem.matrix[:m][:, :n],
-        row_lower=problem.row_lower[:m],
-        row_upper=problem.row_upper[:m],
+        matrix=problem.matrix[rows][:, :n],
+        row_lower=problem.row_lower[rows],
+        row_upper=problem.row_upper[rows],
         lower=problem.lower[:n],
         upper=problem.upper[:n],
         integer=problem.integer[:n],
@@ -41,6 +42,8 @@ def own_rows_infeasible(problem: Problem, backend: Backend, options: Options) ->
         quadratic=None,
         placements=(),
         sos1=(),
+        indicators=(),
+        complementarities=(),
     )
     with backend.load(alone, replace(options, time_limit=10.0, solver_options={})) as session:
         return session.solve(lambda event: None, lambda: False).status == "infeasible"

@@ -1,4 +1,4 @@
-r"""Products of variables in the objective, for solvers that take none: piecewise McCormick relaxations, refined until proven.
+r"""Products of variables in the objective, for solvers that take none.
 
 Every product ``w = x y`` of the quadratic objective is replaced by a column. The range of ``x`` is cut into pieces; on a
 piece [a, b], with l <= y <= u,
@@ -7,11 +7,12 @@ piece [a, b], with l <= y <= u,
     w >= a y + l x - a l,   w >= b y + u x - b u        (under; only the side the objective needs is written)
 
 and a binary per piece, with disaggregated copies of x and y, makes the union of the pieces exact as a relaxation. Its
-optimum is a proven bound; its point, evaluated with the true products, is a feasible answer. Pieces are cut at that point
-and the relaxation is solved again until both meet. A binary factor, or an integer one with few values, is exact at once.
+optimum is a proven bound; its point, evaluated with the true products, is a feasible answer. Pieces are cut at that
+point and the relaxation is solved again until both meet (`nnembed.engine.bilinear`). A binary factor, or an integer one
+with few values, is exact at once.
 
-Sources: McCormick, Mathematical Programming 10 (1976); Nagarajan, Lu, Wang, Bent and Sundar, Journal of Global Optimization
-74 (2019), for the adaptive partition.
+Sources: McCormick, Mathematical Programming 10 (1976); Nagarajan, Lu, Wang, Bent and Sundar, Journal of Global
+Optimization 74 (2019), for the adaptive partition.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ class Terms:
 
 @dataclass(frozen=True, eq=False)
 class Pieces:
-    """The partition of every factor; piece p belongs to factor ``owner[p]`` (place in `columns`), sorted by owner and place."""
+    """The partition of every factor, sorted by factor and place.
+
+    Piece p belongs to ``columns[owner[p]]``.
+    """
 
     columns: Index
     owner: Index
@@ -92,7 +96,10 @@ def _piece_of(pieces: Pieces, x: Array) -> Array:
 
 
 def find_terms(problem: Problem) -> Terms:
-    """Return the products of the objective; the factor to be cut is binary or integer if one is, else no network output."""
+    """Return the products of the objective.
+
+    The factor to be cut is binary or integer if one is, else no network output.
+    """
     assert problem.quadratic is not None
     q = sp.coo_array(sp.triu(sp.csr_array(0.5 * (problem.quadratic + problem.quadratic.T))))
     kept = q.data != 0
@@ -205,8 +212,12 @@ def relax(problem: Problem, terms: Terms, pieces: Pieces) -> Relaxation:
     corners = np.stack([a * b for a in _ends(problem, terms.factor) for b in (low, high)])
     matrix, row_lower, row_upper = rows.result()
     bounds = (
-        np.concatenate([problem.lower, np.zeros(p), np.minimum(pieces.low, 0), np.minimum(low[pair_term], 0), corners.min(0)]),
-        np.concatenate([problem.upper, np.ones(p), np.maximum(pieces.high, 0), np.maximum(high[pair_term], 0), corners.max(0)]),
+        np.concatenate(
+            [problem.lower, np.zeros(p), np.minimum(pieces.low, 0), np.minimum(low[pair_term], 0), corners.min(0)]
+        ),
+        np.concatenate(
+            [problem.upper, np.ones(p), np.maximum(pieces.high, 0), np.maximum(high[pair_term], 0), corners.max(0)]
+        ),
     )
     cost = np.zeros(n + sum(sizes))
     cost[:n] = problem.cost
@@ -258,7 +269,7 @@ class _Rows:
         return matrix, np.concatenate(self.low), np.concatenate(self.high)
 
     def partition(self, pieces: Pieces, z: Index, x: Index) -> None:
-        """One piece is on, and holds the factor's value."""
+        """Switch one piece on, which holds the factor's value."""
         p, k = np.arange(len(z)), len(pieces.columns)
         self.add(k, [(pieces.owner, z, 1.0)], 1.0, 1.0)
         self.add(k, [(pieces.owner, x, 1.0), (np.arange(k), pieces.columns, -1.0)], 0.0, 0.0)
@@ -266,7 +277,7 @@ class _Rows:
         self.add(len(z), [(p, x, 1.0), (p, z, -pieces.high)], -np.inf, 0.0)
 
     def copies(self, term: Index, piece: Index, y: Index, z: Index, other: Index, low: Array, high: Array) -> None:
-        """The other factor's value sits in the copy of the piece that is on."""
+        """Put the other factor's value into the copy of the piece that is on."""
         r = np.arange(len(y))
         self.add(len(y), [(r, y, 1.0), (r, z[piece], -low[term])], 0.0, np.inf)
         self.add(len(y), [(r, y, 1.0), (r, z[piece], -high[term])], -np.inf, 0.0)

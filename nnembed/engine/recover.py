@@ -45,7 +45,7 @@ def repaired(problem: Problem, solution: Solution, session: Session, options: Op
     value = problem.objective(x)
     gap = relative_gap(value, solution.bound)
     status = solution.status
-    if status == "optimal" and gap is not None and gap > max(10 * options.gap, 1e-6) and problem.integer.any():
+    if status == "optimal" and gap is not None and gap > max(10 * options.gap, 1e-6) and problem.is_discrete:
         status = "feasible"  # the solver's optimum lived on its tolerances
     return replace(solution, x=x, objective=value, status=status)
 
@@ -62,9 +62,10 @@ def snapped(problem: Problem, x: Array) -> Array:
 
 
 def refit(problem: Problem, x: Array, session: Session) -> Array | None:
-    """Return the best point with all integers fixed as in `x`, None when there is none."""
-    columns = np.flatnonzero(problem.integer)
-    fixed = np.rint(x[columns])
+    """Return the best point with all integers fixed as in `x`, and zero what is zero of a set; None if there is none."""
+    whole, zero = np.flatnonzero(problem.integer), problem.idle(x)
+    columns = np.concatenate([whole, zero])
+    fixed = np.concatenate([np.rint(x[whole]), np.zeros(len(zero))])
     session.set_bounds(columns, fixed, fixed)
     found = session.solve(lambda event: None, lambda: False)
     session.set_bounds(columns, problem.lower[columns], problem.upper[columns])
@@ -72,14 +73,14 @@ def refit(problem: Problem, x: Array, session: Session) -> Array | None:
 
 
 def feasible(problem: Problem, x: Array, tolerance: float = 1e-6) -> bool:
-    """Return whether a point satisfies rows, bounds and integrality."""
+    """Return whether a point satisfies rows, bounds, integrality, sets and indicator rows."""
     value = problem.matrix @ x
     size = tolerance * (1 + np.abs(value))
     rows = (value >= problem.row_lower - size) & (value <= problem.row_upper + size)
     pad = tolerance * (1 + np.abs(x))
     bounds = (x >= problem.lower - pad) & (x <= problem.upper + pad)
     whole = np.abs(x - np.rint(x))[problem.integer] <= tolerance
-    return bool(rows.all() and bounds.all() and whole.all())
+    return bool(rows.all() and bounds.all() and whole.all()) and problem.condition_residual(x) <= tolerance
 
 
 def trivial_bound(problem: Problem) -> float | None:

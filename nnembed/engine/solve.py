@@ -12,13 +12,15 @@ import numpy as np
 
 from nnembed.certificate import Certificate, certify, relative_gap
 from nnembed.embedding import Embedding, embeddings_of, emit_block, make_plan
+from nnembed.engine.bilinear import Refinement
 from nnembed.engine.embed import derive_bounds, find_host, tell_block
 from nnembed.engine.explain import explain
 from nnembed.engine.interrupt import stop_on_interrupt
+from nnembed.engine.lower import chain_to_come, lower_for, needs_after, refusal
 from nnembed.engine.recover import better_of, repaired, trivial_bound
 from nnembed.errors import InputError, Unavailable, UnknownName, UnsupportedFeature
 from nnembed.events import Event, HeuristicFinished, Incumbent, Solved
-from nnembed.features import missing
+from nnembed.features import Feature, missing
 from nnembed.heuristics.scene import Point, Scene
 from nnembed.hooks.manager import Registry, registry
 from nnembed.options import Clock, Options
@@ -111,7 +113,8 @@ class Run:
         self.clock: Clock = self.options.budget.start()
         self.registry: Registry = registry()
         self.host: Host = find_host(self.model, self.registry)
-        self.embeddings = list(embeddings_of(self.model).values())
+        holders = getattr(self.host, "holders", lambda model: [model])  # hosts whose models have models inside
+        self.embeddings = [e for holder in holders(self.model) for e in embeddings_of(holder).values()]
         self.heuristics = chosen_heuristics(self.options.heuristics, self.registry)
 
     def result(self) -> Result:
@@ -126,20 +129,34 @@ class Run:
                 draw(event)
                 self.registry.notify(event)
 
-            problem = self._phase("compile", self._problem)
-            backend = choose_backend(problem, self.options, self.registry)
+            stated, own, layers = self._phase("compile", self._problem)
+            backend = choose_backend(stated, self.options, self.registry)
+            problem = self._phase("compile", lambda: lower_for(stated, own, layers, backend, self.registry))
             point = self._phase("start", lambda: self._start(problem, on_event, stopped))
-            left = None if self.options.time_limit is None else self.clock.remaining
-            with self._phase(
-                "hand-over", lambda: backend.load(problem, replace(self.options, time_limit=left))
-            ) as session:
-                solution = self._phase("solve", lambda: run_session(session, point, on_event, stopped))
-                solution = better_of(problem, solution, point)
-                solution = self._phase("recover", lambda: repaired(problem, solution, session, self.options))
+            if missing(problem.needs, backend.accepts):  # only products can be missing here
+                refinement = Refinement(problem, backend, self.options, self.clock, on_event, stopped)
+                solution = self._phase("solve", lambda: refinement.run(point))
+            else:
+                solution = self._direct(problem, backend, point, on_event, stopped)
             on_event(Solved(self.clock.elapsed, solution.status, solution.objective, solution.bound))
             return self._report(problem, solution, backend)
 
     # ---- phases -------------------------------------------------------------------------------
+
+    def _direct(
+        self,
+        problem: Problem,
+        backend: Backend,
+        point: Point | None,
+        on_event: Callable[[Event], None],
+        stopped: Callable[[], bool],
+    ) -> Solution:
+        """Hand the problem over as it is, solve it, and make the answer follow the networks exactly."""
+        left = None if self.options.time_limit is None else self.clock.remaining
+        with self._phase("hand-over", lambda: backend.load(problem, replace(self.options, time_limit=left))) as session:
+            solution = self._phase("solve", lambda: run_session(session, point, on_event, stopped))
+            solution = better_of(problem, solution, point)
+            return self._phase("recover", lambda: repaired(problem, solution, session, self.options))
 
     def _phase(self, name: str, work: Callable[[], Any]) -> Any:
         started = time.perf_counter()
@@ -156,7 +173,8 @@ class Run:
         elif isinstance(event, HeuristicFinished) and event.objective is not None:
             self.history.append(HistoryEntry(now, event.objective, None, event.name))
 
-    def _problem(self) -> Problem:
+    def _problem(self) -> tuple[Problem, Problem, list[Overlay]]:
+        """Return the model with its networks, without those that are not attached, and these."""
         for embedding in self.embeddings:
             self._refresh(embedding)
         compiled = self.host.compile(self.model)
@@ -170,7 +188,8 @@ class Run:
             for e in self.embeddings
             if e.attached.labels is not None
         ]
-        return overlay(replace(compiled, placements=tuple(inside)), layers)
+        own = replace(compiled, placements=tuple(inside))
+        return overlay(own, layers), own, layers
 
     def _refresh(self, embedding: Embedding) -> None:
         """Derive bounds and block again where the model's box has grown or other choices were made for this solve."""
@@ -194,6 +213,7 @@ class Run:
             embedding.network, embedding.bounds, formulation, accepts, self.registry, self.options, embedding.name
         )
         embedding.block = emit_block(embedding.network, embedding.bounds, parts)
+        embedding.plan = replace(embedding.plan, chain=chain_to_come(embedding.block.needs))
         tell_block(self.registry, embedding.name, embedding.block, self.clock.elapsed)
 
     def _start(self, problem: Problem, on_event: Callable[[Event], None], stopped: Callable[[], bool]) -> Point | None:
@@ -276,6 +296,14 @@ def chosen_heuristics(choice: Any, reg: Registry) -> list[Any]:
     return [reg.get("heuristic", h) for h in choice]
 
 
+def lacking_features(problem: Problem, backend: Backend, reg: Registry) -> list[str]:
+    """Return what a solver lacks; products of the objective can be relaxed with linear rows and binaries."""
+    needs = needs_after(problem, backend, reg)
+    if problem.quadratic is not None and missing(needs, backend.accepts):
+        needs = needs & ~(Feature.QUADRATIC_OBJECTIVE | Feature.NONCONVEX) | Feature.INTEGER
+    return missing(needs, backend.accepts)
+
+
 def choose_backend(problem: Problem, options: Options, reg: Registry) -> Backend:
     """Return the solver, installed and able to take the problem.
 
@@ -286,7 +314,7 @@ def choose_backend(problem: Problem, options: Options, reg: Registry) -> Backend
     choice = options.backend
     backends: dict[str, Backend] = reg.parts("backend")
     if isinstance(choice, str) and choice == "auto":
-        able = tuple(n for n, b in backends.items() if b.available() and not missing(problem.needs, b.accepts))
+        able = tuple(n for n, b in backends.items() if b.available() and not lacking_features(problem, b, reg))
         choice = reg.plugins.hook.nnembed_choose_backend(problem=problem, available=able, options=options)
         if choice is None:
             raise UnsupportedFeature(
@@ -304,11 +332,8 @@ def choose_backend(problem: Problem, options: Options, reg: Registry) -> Backend
         raise Unavailable(
             f"solver {backend.name!r} cannot be used: {state.reason}; install it or choose another backend="
         )
-    if lacking := missing(problem.needs, backend.accepts):
-        raise UnsupportedFeature(
-            f"solver {backend.name!r} does not take {', '.join(lacking)}, which this model needs; "
-            "choose another backend="
-        )
+    if lacking := lacking_features(problem, backend, reg):
+        raise UnsupportedFeature(refusal(problem, backend, lacking, reg))
     return backend
 
 
@@ -338,7 +363,8 @@ def given_start(start: Any, problem: Problem) -> Point | None:
     if isinstance(start, Result):
         if start.point is None:
             raise InputError("start= is a Result without a point; pass one that has a solution")
-        start = start.point
+        # Another solver or formulation may have had other inner columns: then the user's own variables are the start.
+        start = start.point if len(start.point) == problem.n_columns else start.point[: len(problem.labels)]
     values = np.asarray(start, float)
     if values.shape not in ((problem.n_columns,), (len(problem.labels),)):
         raise InputError(

@@ -16,7 +16,7 @@ _UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float64": 2.0**-53}
 
 def unit_roundoff(network: Network) -> float:
     """Return the unit roundoff of the network's own arithmetic."""
-    return max(_UNIT.get(spec.dtype, 2.0**-24) for spec in (*network.inputs, *network.outputs))
+    return max(_UNIT.get(spec.dtype, 2.0**-24) for spec in network.tensors.values())
 
 
 def rounding_bound(network: Network, state: Mapping[str, Array], unit: float) -> Array:
@@ -56,9 +56,21 @@ def sample_points(network: Network, samples: int, seed: int) -> dict[str, Array]
     points = {}
     for spec in network.inputs:
         raw = rng.normal(size=(samples, spec.size)) * scale
-        raw = np.rint(raw) if "int" in spec.dtype else raw
-        points[spec.name] = raw.astype(np.float32).astype(float)  # what the original can represent
+        points[spec.name] = representable(raw, spec.dtype)
     return points
+
+
+def representable(values: Array, dtype: str) -> Array:
+    """Return float64 numbers near `values` that the element type `dtype` of a file can hold."""
+    if "int" in dtype:
+        limits = np.iinfo(dtype)
+        return np.clip(np.rint(values), max(limits.min, -(2**31)), min(limits.max, 2**31))
+    if dtype == "float16":
+        return np.clip(values, -65504, 65504).astype(np.float16).astype(float)
+    single = np.ascontiguousarray(values, dtype=np.float32)
+    if dtype == "bfloat16":  # the upper half of a float32
+        single = (single.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    return single.astype(float)
 
 
 def compare(network: Network, reference: Reference, samples: int, seed: int) -> float:

@@ -132,11 +132,10 @@ def _channel_scale(operator: LinearOperator, channels: int) -> Array | None:
     """Return the factor per channel if `operator` is diagonal and constant on channels."""
     if not isinstance(operator, Sparse) or operator.shape[0] != operator.shape[1]:
         return None
-    matrix = operator.matrix
-    n = operator.shape[0]
-    if matrix.nnz != n or not is_scaling(matrix) or not (matrix.indices == np.arange(n)).all():
+    scale = operator.matrix.diagonal()
+    if operator.matrix.count_nonzero() != np.count_nonzero(scale):
         return None
-    by_channel = matrix.data.reshape(channels, -1)
+    by_channel = scale.reshape(channels, -1)
     return by_channel[:, 0].copy() if (by_channel == by_channel[:, :1]).all() else None
 
 

@@ -6,6 +6,7 @@ Every operator is a matrix ``M`` of shape (n_out, n_in) that acts on the last ax
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -263,19 +264,19 @@ class Convolution(LinearOperator):
         """See `LinearOperator.apply`; one matrix product per kernel position."""
         lead, g = x.shape[:-1], self.groups
         c_out, c_in = self.kernel.shape[:2]
-        padded = np.pad(x.reshape(-1, g, c_in, *self.size), [(0, 0)] * 3 + list(self.pads))
+        padded = np.pad(x.reshape(math.prod(lead), g, c_in, *self.size), [(0, 0)] * 3 + list(self.pads))
         out = np.zeros((padded.shape[0], g, c_out // g, int(np.prod(self.out_size))))
         kernel = self.kernel.reshape(g, c_out // g, c_in, *self.kernel.shape[2:])
         for offset in np.ndindex(*self.kernel.shape[2:]):
-            part = padded[self._window(offset, 3)].reshape(*padded.shape[:3], -1)
+            part = padded[self._window(offset, 3)].reshape(*padded.shape[:3], out.shape[-1])
             out += kernel[(slice(None),) * 3 + offset] @ part
-        return out.reshape(*lead, -1)
+        return out.reshape(*lead, self.shape[0])
 
     def pull(self, a: Array) -> Array:
         """See `LinearOperator.pull`; the transposed convolution."""
         lead, g = a.shape[:-1], self.groups
         c_out, c_in = self.kernel.shape[:2]
-        flat = a.reshape(-1, g, c_out // g, int(np.prod(self.out_size)))
+        flat = a.reshape(math.prod(lead), g, c_out // g, int(np.prod(self.out_size)))
         full = [n + sum(p) for n, p in zip(self.size, self.pads, strict=True)]
         out = np.zeros((flat.shape[0], g, c_in, *full))
         kernel = self.kernel.reshape(g, c_out // g, c_in, *self.kernel.shape[2:])
@@ -283,7 +284,7 @@ class Convolution(LinearOperator):
             part = kernel[(slice(None),) * 3 + offset].swapaxes(-1, -2) @ flat
             out[self._window(offset, 3)] += part.reshape(*flat.shape[:2], c_in, *self.out_size)
         inner = tuple(slice(p[0], p[0] + n) for n, p in zip(self.size, self.pads, strict=True))
-        return out[(slice(None),) * 3 + inner].reshape(*lead, -1)
+        return out[(slice(None),) * 3 + inner].reshape(*lead, self.shape[1])
 
     @cached_property
     def _matrix(self) -> sp.csr_array:
@@ -331,8 +332,9 @@ def identity(n: int) -> Selection:
 def diagonal(scale: Array) -> Sparse:
     """Return the operator that multiplies entry i by ``scale[i]``."""
     n = len(scale)
-    matrix = sp.csr_array((scale, np.arange(n, dtype=np.int32), np.arange(n + 1, dtype=np.int32)), shape=(n, n))
-    return Sparse(matrix)
+    used = np.flatnonzero(scale)
+    indptr = np.concatenate([[0], np.cumsum(scale != 0)]).astype(np.int32)
+    return Sparse(sp.csr_array((scale[used], used.astype(np.int32), indptr), shape=(n, n)))
 
 
 def dense_to_csr(weight: Array) -> sp.csr_array:

@@ -45,12 +45,13 @@ class _Simplifier:
         self.tensors = dict(network.tensors)
         self.equal = dict(network.aliases)  # name -> tensor of the same numbers
         self.chain: dict[str, str] = {}  # inner tensor of an affine chain -> a later one
-        self.node_names = {node.name: node.output for node in network.nodes if node.name != node.output}
+        taken = self.tensors.keys() | self.equal.keys()  # a name means the tensor first
+        self.node_names = {node.name: node.output for node in network.nodes if node.name not in taken}
         self.fixed = {spec.name for spec in (*network.inputs, *network.outputs)}
 
     def sweep(self) -> bool:
         """Go through the graph once, first node to last; return whether anything changed."""
-        before = [id(node) for node in self.nodes]
+        before = self.nodes
         self._drop_dead()
         self._rename_outputs()
         uses = Counter(t for node in self.nodes for t in node.inputs)
@@ -72,7 +73,7 @@ class _Simplifier:
         self.equal.update(moved)
         self.nodes = list(done.values())
         self._drop_dead()
-        return [id(node) for node in self.nodes] != before
+        return len(before) != len(self.nodes) or any(a is not b for a, b in zip(before, self.nodes, strict=True))
 
     def result(self) -> Network:
         """Return the network with the names that still mean something."""

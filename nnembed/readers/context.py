@@ -11,8 +11,9 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nnembed.aliases import Array
 from nnembed.errors import ModelFileError
-from nnembed.ir.linear import Array, LinearOperator, Selection
+from nnembed.ir.linear import LinearOperator, Selection
 from nnembed.ir.nodes import Affine, Node
 from nnembed.readers.operators import Positions, as_bias, is_finite, positions
 from nnembed.readers.tensors import AnyArray, check_count, is_float, to_array
@@ -57,7 +58,7 @@ class Unread:
 Value = AnyArray | Symbol | Unread
 
 
-class Refused(Exception):  # noqa: N818
+class Refused(Exception):
     """A node cannot be read exactly; raised by readers, collected for the whole graph."""
 
 
@@ -117,7 +118,7 @@ class ReadContext:
             value = helper.get_attribute_value(attribute)
         if isinstance(value, bytes):
             value = value.decode("utf-8", "replace")
-        return value  # type: ignore[no-any-return]
+        return value
 
     def has(self, name: str) -> bool:
         """Return whether an attribute is written out."""

@@ -75,7 +75,8 @@ def open_model(source: Any) -> Original:
         blob = _read_stream(source, label)
     else:
         raise ModelFileError(
-            f"cannot load a network from {type(source).__name__}; pass a path, bytes, a file object or an onnx.ModelProto"
+            f"cannot load a network from {type(source).__name__}; "
+            "pass a path, bytes, a file object or an onnx.ModelProto"
         )
     if blob[:2] == b"\x1f\x8b":
         blob = _gunzip(blob, label)
@@ -123,7 +124,7 @@ def _check_size(size: int, label: str) -> None:
 
 def _parse(blob: bytes, label: str) -> Any:
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
 
     if not blob:
         raise ModelFileError(f"{label} is empty; export or fetch the model again")
@@ -145,12 +146,14 @@ def _check_complete(model: Any, label: str) -> None:
     if not model.graph.output or not model.ir_version:
         raise ModelFileError(f"{label} holds no ONNX graph (truncated, or another format); export or fetch it again")
     if not model.opset_import:
-        raise ModelFileError(f"{label} declares no operator set; it is truncated or was not written by an ONNX exporter")
+        raise ModelFileError(
+            f"{label} declares no operator set; it is truncated or was not written by an ONNX exporter"
+        )
 
 
 def _from_proto(model: Any) -> Original:
     import onnx
-    from google.protobuf.message import EncodeError
+    from google.protobuf.message import EncodeError  # type: ignore[import-untyped,unused-ignore]
 
     if not isinstance(model, onnx.ModelProto):
         raise ModelFileError(f"expected an onnx.ModelProto, got {type(model).__name__}; wrap a graph with make_model")

@@ -42,17 +42,21 @@ def find_schema(domain: str, op_type: str, opset: int) -> Any:
     except defs.SchemaError:
         raise Refused(f"operator set {opset} has no such operator; the file is not valid ONNX") from None
     if schema.deprecated:
-        raise Refused(f"the operator is deprecated in operator set {opset}; use onnx.version_converter ({onnx.__version__})")
+        raise Refused(
+            f"the operator is deprecated in operator set {opset}; use onnx.version_converter ({onnx.__version__})"
+        )
     return schema
 
 
-def check_attributes(schema: Any, node: Any) -> None:
-    """Refuse attributes the standard does not know and those of the wrong kind.
+def check_form(schema: Any, node: Any) -> None:
+    """Refuse a number of operands, and attributes, that the standard does not know, and attributes of the wrong kind.
 
     Raises
     ------
     Refused
     """
+    if not schema.min_input <= len(node.input) <= schema.max_input:
+        raise Refused(f"it has {len(node.input)} operands, operator set {schema.since_version} asks for another number")
     for attribute in node.attribute:
         known = schema.attributes.get(attribute.name)
         if known is None:
@@ -78,7 +82,9 @@ def clashing_types(schema: Any, node: Any, inputs: Sequence[AnyArray | Symbol | 
     return None
 
 
-def outline(schema: Any, node: Any, inputs: Sequence[AnyArray | Symbol | None], opsets: Mapping[str, int]) -> list[Outline]:
+def outline(
+    schema: Any, node: Any, inputs: Sequence[AnyArray | Symbol | None], opsets: Mapping[str, int]
+) -> list[Outline]:
     """Infer the outputs of a node, and refuse sizes nobody embeds before memory is taken.
 
     Raises
@@ -146,7 +152,9 @@ def fold(node: Any, inputs: Sequence[AnyArray | None], opsets: Mapping[str, int]
     if any(a.HasField("g") or a.graphs for a in node.attribute):
         raise Refused("it has subgraphs (control flow); simplify the model first, for example with onnxsim")
     feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if value is not None}
-    ins = [helper.make_tensor_value_info(n, _code(str(v.dtype)), v.shape) for n, v in feeds.items() if v.dtype != object]
+    ins = [
+        helper.make_tensor_value_info(n, _code(str(v.dtype)), v.shape) for n, v in feeds.items() if v.dtype != object
+    ]
     outs = [helper.make_tensor_value_info(n, 1, None) for n in node.output if n]
     imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     try:

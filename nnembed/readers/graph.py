@@ -16,7 +16,7 @@ from nnembed.ir.nodes import Activation, Affine, Max, Node
 from nnembed.protocols import OpReader
 from nnembed.readers.context import ReadContext, Refused, Symbol, Unread, Value
 from nnembed.readers.files import Original
-from nnembed.readers.folding import Outline, check_attributes, clashing_types, find_schema, fold, outline
+from nnembed.readers.folding import Outline, check_form, clashing_types, find_schema, fold, outline
 from nnembed.readers.interface import Slot, output_slot, read_inputs
 from nnembed.readers.operators import zero
 from nnembed.readers.refusals import why_unknown
@@ -70,8 +70,8 @@ class GraphReader:
         self.aliases: dict[str, str] = {}
         self.records: list[NodeRecord] = []
         self.model_types = frozenset(_float_types(self.graph, self.inputs))
-        self._used = Counter(name for node in self.graph.node for name in (*node.output, node.name) if name)
-        self._used.update(list(self.values))
+        self._node_names = Counter(node.name for node in self.graph.node)
+        self._tensor_names = {name for node in self.graph.node for name in node.output} | set(self.values)
         self._uses = Counter(name for node in self.graph.node for name in node.input)
         self._uses.update(value.name for value in self.graph.output)
 
@@ -83,7 +83,8 @@ class GraphReader:
             self.values[tensor.name] = to_array(tensor, self.original.folder)
         for sparse in self.graph.sparse_initializer:
             self.values[sparse.values.name] = sparse_to_array(sparse, self.original.folder)
-        for node in self.graph.node:
+        _check_names(self.graph, set(self.values))
+        for node in _ordered(self.graph.node, set(self.values)):
             self._read(node, self._node_name(node))
 
     def network(self) -> tuple[Network, tuple[Slot, ...]]:
@@ -107,8 +108,8 @@ class GraphReader:
         for source in node.input:
             if source and source not in self.values:
                 raise ModelFileError(
-                    f"node {name!r} ({node.op_type}) reads tensor {source!r}, which nothing before it writes; the file is "
-                    "damaged or its nodes are not in order: export it again"
+                    f"node {name!r} ({node.op_type}) reads tensor {source!r}, which nothing before it can "
+                    "write; the file is damaged, export it again"
                 )
         operands = [self.values[n] if n else None for n in node.input]
         domain = _domain(node.domain)
@@ -116,7 +117,7 @@ class GraphReader:
         try:
             schema = find_schema(domain, node.op_type, self._opset(domain))
             if schema is not None:
-                check_attributes(schema, node)
+                check_form(schema, node)
             reader = self.table.find(domain, node.op_type, self._opset(domain))
             known = [v for v in operands if not isinstance(v, Unread)]
             if reader is None and (len(known) < len(operands) or any(isinstance(v, Symbol) for v in known)):
@@ -127,7 +128,7 @@ class GraphReader:
                 self.records.append(NodeRecord(name, node.op_type, "unread"))
                 return
             outlines = self._outline(schema, node, name, operands)
-            self._commit(node, name, *self._values(node, name, reader, known))  # type: ignore[arg-type]
+            self._commit(node, name, *self._values(node, name, reader, known))
         except Refused as refusal:
             self.records.append(NodeRecord(name, node.op_type, "refused", reason=str(refusal)))
             self._stand_in(node, outlines)
@@ -190,10 +191,16 @@ class GraphReader:
             output = rename.get(fresh.output, fresh.output)
             main = node.output and output == node.output[0]
             sources = tuple(rename.get(t, t) for t in fresh.inputs)
-            self.nodes.append(replace(fresh, name=name if main else output, inputs=sources, output=output))
+            label = output
+            if main:
+                label = name
+            elif output not in made and output in self._node_names:
+                label = self._fresh(output)
+            self.nodes.append(replace(fresh, name=label, inputs=sources, output=output))
             self.tensors[output] = self._spec(output, made[fresh.output])
-        if not added and node.output and isinstance(alias := self.values.get(node.output[0]), Symbol):
-            self.aliases.setdefault(name, alias.tensor)
+        alias = self.values.get(node.output[0]) if node.output and not added else None
+        if isinstance(alias, Symbol) and name not in self._tensor_names:
+            self.aliases[name] = alias.tensor
         self.records.append(NodeRecord(name, node.op_type, "exact", _kind(added, results)))
 
     def _stand_in(self, node: Any, outlines: Sequence[Outline]) -> None:
@@ -209,19 +216,20 @@ class GraphReader:
             raise ModelFileError(f"output {name!r} is written by no node; the file is damaged, export it again")
         value = self.values[name]
         assert not isinstance(value, Unread)
-        slot = output_slot(name, value.shape, str(value.dtype), self.inputs)
+        fixed = not isinstance(value, Symbol)
+        slot = output_slot(name, value.shape, str(value.dtype), self.inputs, fixed=fixed)
         if isinstance(value, Symbol) and value.tensor == name:
             self.tensors[name] = slot.spec
             return slot
         if isinstance(value, Symbol):
             copy = Selection(np.arange(value.size), value.size)
-            node = Affine(self._fresh(name), (value.tensor,), name, (copy,), np.zeros(value.size))
+            node = Affine(self._fresh(f"{name}/output"), (value.tensor,), name, (copy,), np.zeros(value.size))
         else:
             first = self.inputs[0].spec
             if value.dtype == object or not np.isfinite(value.astype(float)).all():
                 raise ModelFileError(f"output {name!r} is a constant that is not finite; remove it from the model")
             operator = zero(value.size, first.size)
-            node = Affine(self._fresh(name), (first.name,), name, (operator,), value.astype(float).ravel())
+            node = Affine(self._fresh(f"{name}/output"), (first.name,), name, (operator,), value.astype(float).ravel())
         self.aliases.pop(name, None)
         self.nodes.append(node)
         self.tensors[name] = slot.spec
@@ -237,14 +245,14 @@ class GraphReader:
     def _fresh(self, wanted: str) -> str:
         """Return a name nothing else has."""
         name, k = wanted, 1
-        while self._used[name]:
+        while name in self._tensor_names or name in self._node_names:
             k += 1
             name = f"{wanted}#{k}"
-        self._used[name] += 1
+        self._node_names[name] += 1
         return name
 
     def _node_name(self, node: Any) -> str:
-        if node.name and self._used[node.name] == 1:
+        if node.name and self._node_names[node.name] == 1:
             return str(node.name)
         return self._fresh(str(node.name) or f"{node.op_type}_{len(self.records)}")
 
@@ -256,6 +264,37 @@ class GraphReader:
 
 def _domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
+
+
+def _check_names(graph: Any, known: set[str]) -> None:
+    """Refuse a tensor that is written twice: which of the two is read would be a guess."""
+    for name in (name for node in graph.node for name in node.output if name):
+        if name in known:
+            raise ModelFileError(f"tensor {name!r} is written twice; the file is damaged, export it again")
+        known.add(name)
+
+
+def _ordered(nodes: Sequence[Any], known: set[str]) -> list[Any]:
+    """Return the nodes with every tensor written before it is read, otherwise in the order of the file.
+
+    The standard asks for this order, onnxruntime does not. Nodes that can never run come last.
+    """
+    ordered: list[Any] = []
+    waiting: dict[str, list[Any]] = {}
+    known.add("")
+    for node in nodes:
+        stack = [node]
+        while stack:
+            current = stack.pop()
+            missing = next((name for name in current.input if name not in known), None)
+            if missing is not None:
+                waiting.setdefault(missing, []).append(current)
+                continue
+            ordered.append(current)
+            known.update(current.output)
+            for name in current.output:
+                stack += waiting.pop(name, [])[::-1]
+    return ordered + [node for held in waiting.values() for node in held]
 
 
 def _inlined(model: Any) -> Any:
@@ -290,5 +329,3 @@ def _kind(added: Sequence[Node], results: Sequence[Value]) -> str:
     if any(isinstance(n, Activation | Max) for n in added):
         return "piecewise linear"
     return "affine" if any(isinstance(v, Symbol) for v in results) else "constant"
-
-

@@ -9,7 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
-from nnembed.ir.linear import Array, Dense, LinearOperator, Selection, Sparse
+from nnembed.aliases import Array
+from nnembed.ir.linear import Dense, LinearOperator, Selection, Sparse
 from nnembed.readers.tensors import check_count
 
 Positions = NDArray[np.intp]
@@ -57,11 +58,10 @@ def contraction(columns: Positions, weights: ArrayLike, n_in: int, what: str) ->
     weights = np.asarray(weights, float)
     shape = np.broadcast_shapes(columns.shape, weights.shape)
     check_count(math.prod(shape), f"the terms of {what}")
-    wide = np.broadcast_to(columns, shape).reshape(-1, shape[-1])
     factor = np.broadcast_to(weights, shape).reshape(-1, shape[-1])
-    if wide.shape[1] == n_in and (wide == np.arange(n_in)).all():  # every output sees the whole input in order
-        return Dense(np.array(factor, dtype=float))
-    return weighted_rows(wide, factor, n_in)
+    if columns.size == columns.shape[-1] == n_in and (columns.ravel() == np.arange(n_in)).all():
+        return Dense(np.array(factor))  # every output sees the whole input in order
+    return weighted_rows(np.broadcast_to(columns, shape).reshape(-1, shape[-1]), factor, n_in)
 
 
 def zero(n_out: int, n_in: int) -> LinearOperator:

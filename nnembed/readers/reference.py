@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from nnembed.errors import ModelFileError
 from nnembed.aliases import Array
+from nnembed.errors import ModelFileError
 from nnembed.readers.interface import Slot
-from nnembed.readers.tensors import AnyArray
+from nnembed.readers.tensors import AnyArray, numpy_type
 
 Run = Callable[[dict[str, AnyArray]], list[AnyArray]]
 
 
-class _Unsupported(Exception):  # noqa: N818
+class _Unsupported(Exception):
     """The runtime cannot run a model that is otherwise in order."""
 
 
@@ -69,7 +69,10 @@ class OriginalModel:
         try:
             rows = [run(self._feeds({n: v[k : k + 1] for n, v in inputs.items()}, 1)) for k in range(count)]
         except _Unsupported as error:
-            raise ModelFileError(f"{self._name} cannot run the model: {error}; export it again") from error
+            raise ModelFileError(
+                f"{self._name} cannot run the model ({error}), so the reading cannot be checked; export with a newer "
+                "operator set (onnx.version_converter), or load with check=False at your own risk"
+            ) from error
         stacked = {}
         for position, slot in enumerate(self._outputs):
             stacked[slot.spec.name] = np.concatenate([self._rows(row[position], slot, 1) for row in rows])
@@ -85,16 +88,18 @@ class OriginalModel:
         feeds = {}
         for slot in self._inputs:
             shape = (count, *slot.shape[1:]) if slot.batched else slot.shape
-            feeds[slot.spec.name] = inputs[slot.spec.name].reshape(shape).astype(_numpy_type(slot.spec.dtype))
+            feeds[slot.spec.name] = inputs[slot.spec.name].reshape(shape).astype(numpy_type(slot.spec.dtype))
         return feeds
 
     def _rows(self, value: AnyArray, slot: Slot, count: int) -> Array:
         size = math.prod(slot.shape)
+        if slot.fixed:
+            return np.tile(value.astype(float).ravel(), (count, 1))
         if value.size != count * size or (count > 1 and (not value.ndim or value.shape[0] != count)):
             raise ModelFileError(
-                f"output {slot.spec.name!r} has shape {value.shape} for a batch of {count} points: it does not follow the "
-                "batch axis of the input, the graph mixes points; if a batch of one is meant, fix that axis to 1 in the "
-                "file"
+                f"output {slot.spec.name!r} has shape {value.shape} for a batch of {count} points: it does not "
+                "follow the batch axis of the input, the graph mixes points; if a batch of one is meant, fix that axis "
+                "to 1 in the file"
             )
         return value.astype(float).reshape(count, size)
 
@@ -109,14 +114,6 @@ class OriginalModel:
                 self._run, self._name = _reference_evaluator(self._source)
             self._source = None
         return self._run
-
-
-def _numpy_type(dtype: str) -> np.dtype[Any]:
-    if dtype == "bfloat16":
-        import onnx
-
-        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16))
-    return np.dtype(dtype)
 
 
 def _onnxruntime(source: bytes | Path) -> tuple[Run, str]:
@@ -178,7 +175,15 @@ def _reference_evaluator(source: bytes | Path) -> tuple[Run, str]:
     def run(feeds: dict[str, AnyArray]) -> list[AnyArray]:
         try:
             return [np.asarray(value) for value in evaluator.run(None, feeds)]
-        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except (
+            ArithmeticError,
+            AssertionError,
+            AttributeError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise _Unsupported(f"{type(error).__name__}: {error}") from error
 
     return run, f"onnx {onnx.__version__} reference evaluator"

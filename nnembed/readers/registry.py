@@ -36,7 +36,7 @@ class BuiltinReader:
     folds: bool
     function: Callable[[ReadContext], Result]
 
-    def read(self, node: Any, context: ReadContext) -> Sequence[Value]:  # noqa: ARG002
+    def read(self, node: Any, context: ReadContext) -> Sequence[Value]:
         """See `nnembed.protocols.OpReader`."""
         result = self.function(context)
         return list(result) if isinstance(result, list | tuple) else [result]  # type: ignore[list-item]

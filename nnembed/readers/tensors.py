@@ -41,6 +41,15 @@ def element_type(code: int) -> str:
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 
+def numpy_type(dtype: str) -> np.dtype[Any]:
+    """Return the numpy type of a name; bfloat16 is not numpy's own."""
+    if dtype == "bfloat16":
+        import onnx
+
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16))
+    return np.dtype(dtype)
+
+
 def check_count(count: int, what: str) -> None:
     """Refuse sizes nobody embeds; `count` comes from the file.
 

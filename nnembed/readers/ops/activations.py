@@ -11,7 +11,7 @@ from nnembed.ir.nodes import Clip, absolute, leaky_relu, relu
 from nnembed.readers.context import ReadContext, Symbol
 from nnembed.readers.ops.arithmetic import combine
 from nnembed.readers.registry import Result, reads
-from nnembed.readers.tensors import element_type, is_float
+from nnembed.readers.tensors import element_type, is_float, numpy_type
 
 _LARGEST = {"float16": 65504.0, "bfloat16": 3.3895313892515355e38, "float32": float(np.finfo(np.float32).max)}
 
@@ -135,8 +135,10 @@ def _cast(context: ReadContext) -> Result:
 
 @reads("CastLike", since=15)
 def _cast_like(context: ReadContext) -> Result:
-    like = context.operand(1)
-    return _as_type(context, like.dtype if isinstance(like, Symbol) else str(like.dtype))
+    like, value = str(context.operand(1).dtype), context.operand(0)
+    if not isinstance(value, Symbol):
+        return value.astype(numpy_type(like))
+    return _as_type(context, like)
 
 
 def _as_type(context: ReadContext, target: str) -> Symbol:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from nnembed.ir.linear import Array, LinearOperator, Selection
+from nnembed.aliases import Array
+from nnembed.ir.linear import LinearOperator, Selection
 from nnembed.ir.nodes import Max, relu
 from nnembed.readers.context import ReadContext, Symbol
 from nnembed.readers.operators import broadcast_positions, positions, scaled
@@ -26,8 +27,11 @@ def _pair(context: ReadContext) -> tuple[Operand, Operand]:
         return a, b
     if not context.attribute("broadcast", 0):
         context.refuse(f"shapes {a.shape} and {b.shape} differ and 'broadcast' is 0; the file is not valid ONNX")
-    axis = context.axis(context.attribute("axis", len(a.shape) - len(b.shape)), len(a.shape))
-    shape = (*b.shape, *(1,) * (len(a.shape) - axis - len(b.shape)))
+    last = len(a.shape) - len(b.shape)
+    axis = context.attribute("axis", last)
+    if not 0 <= axis <= last:
+        context.refuse(f"attribute axis is {axis} for shapes {a.shape} and {b.shape}; the file is not valid ONNX")
+    shape = (*b.shape, *(1,) * (last - axis))
     return a, (Symbol(b.tensor, shape, b.dtype) if isinstance(b, Symbol) else b.reshape(shape))
 
 
@@ -111,7 +115,7 @@ def _div(context: ReadContext) -> Result:
 def _where(context: ReadContext) -> Result:
     choice = context.constant(0, "the condition").astype(bool)
     a, b = context.operand(1), context.operand(2)
-    shape = joint_shape(context, (choice, a, b))  # type: ignore[arg-type]
+    shape = joint_shape(context, (choice, a, b))
     choice = np.broadcast_to(choice, shape)
     terms: list[Term] = []
     bias = np.zeros(shape)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nnembed.ir.linear import Array, LinearOperator
+from nnembed.aliases import Array
+from nnembed.ir.linear import LinearOperator
 from nnembed.readers.context import ReadContext, Symbol
 from nnembed.readers.operators import Positions, broadcast_positions, contraction, positions, scaled
 from nnembed.readers.registry import Result, reads

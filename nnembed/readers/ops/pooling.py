@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,15 +19,26 @@ def members(context: ReadContext, x: Symbol) -> tuple[Positions, Windows]:
     """Return the entries of every window, (n_out, k) flat positions, -1 in the padding, -2 behind it."""
     if len(x.shape) < 3:
         context.refuse(f"data of shape {x.shape}; a pool needs channels and at least one spatial axis")
-    kernel = tuple(int(k) for k in context.attribute("kernel_shape", []))
+    written: Sequence[int] = context.attribute("kernel_shape", ())
+    kernel = tuple(int(k) for k in written)
     if len(kernel) != len(x.shape) - 2 or min(kernel) < 1:
         context.refuse(f"attribute kernel_shape is {list(kernel)} for data of shape {x.shape}")
     at = windows(context, x.shape[2:], kernel)
+    _check_auto_pad(context, at)
     taps = _taps(at)
     images = x.shape[0] * x.shape[1]
     check_count(images * taps.size, f"the windows of node {context.name!r}")
     offset = (np.arange(images) * math.prod(at.size))[:, None, None]
     return np.where(taps >= 0, taps + offset, taps).reshape(-1, taps.shape[1]), at
+
+
+def _check_auto_pad(context: ReadContext, at: Windows) -> None:
+    """Refuse the two cases of SAME padding where onnxruntime does not do what the standard says."""
+    auto = str(context.attribute("auto_pad", "NOTSET"))
+    axes = zip(at.size, at.kernel, at.strides, at.out_size, strict=True)
+    gap = any((out - 1) * s + k < n for n, k, s, out in axes)  # it crops where nothing is to be padded
+    if auto.startswith("SAME") and (gap or max(at.dilations) > 1):  # it leaves dilations out
+        context.refuse(f"runtimes disagree on auto_pad={auto!r} with these strides or dilations; write the pads out")
 
 
 def _taps(at: Windows) -> Positions:

@@ -133,7 +133,9 @@ def _split(context: ReadContext) -> Result:
         piece = -(-shape[axis] // parts)
         sizes = [max(0, min(piece, shape[axis] - k * piece)) for k in range(parts)]
         if declared != parts or (context.opset < 18 and shape[axis] % parts):
-            context.refuse(f"axis {axis} of length {shape[axis]} does not split into {declared} parts for {parts} outputs")
+            context.refuse(
+                f"axis {axis} of length {shape[axis]} does not split into {declared} parts for {parts} outputs"
+            )
     if len(sizes) != parts or sum(sizes) != shape[axis] or min(sizes) < 0:
         context.refuse(f"axis {axis} of length {shape[axis]} does not split into {sizes} for {parts} outputs")
     ends = np.cumsum(sizes)
@@ -179,7 +181,9 @@ def _pad(context: ReadContext) -> Result:
     x = context.symbol(0)
     mode = str(context.attribute("mode", "constant"))
     pads = _pads(context, len(x.shape))
-    check_count(math.prod(n + max(b, 0) + max(e, 0) for n, (b, e) in zip(x.shape, pads, strict=True)), "a padded tensor")
+    check_count(
+        math.prod(n + max(b, 0) + max(e, 0) for n, (b, e) in zip(x.shape, pads, strict=True)), "a padded tensor"
+    )
     cut = tuple(slice(max(-b, 0), n - max(-e, 0)) for n, (b, e) in zip(x.shape, pads, strict=True))
     grow: Any = [(max(b, 0), max(e, 0)) for b, e in pads]
     if mode in ("reflect", "edge", "wrap"):

@@ -1,0 +1,162 @@
+"""Solve a problem whose objective has products with a solver that takes none; see `nnembed.engine.products`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nnembed.aliases import Array
+from nnembed.certificate import relative_gap
+from nnembed.engine.products import Pieces, Relaxation, Terms, find_terms, first_pieces, refine, relax
+from nnembed.engine.recover import feasible, snapped
+from nnembed.events import Event, Incumbent
+from nnembed.heuristics.scene import Point
+from nnembed.options import Clock, Options
+from nnembed.problem import Problem
+from nnembed.protocols import Backend, Solution
+
+_ROUNDS = 60
+_CUT_PER_ROUND = 0.5  # share of the factors that are cut in one round
+_DESCENT_STEPS = 12
+
+
+@dataclass(eq=False)
+class Refinement:
+    """The loop: relax, solve, evaluate, cut; keeps the best answer and the best bound."""
+
+    problem: Problem
+    backend: Backend
+    options: Options
+    clock: Clock
+    on_event: Callable[[Event], None]
+    stopped: Callable[[], bool]
+    best: Array | None = None
+    bound: float | None = None
+    nodes: int = 0
+
+    @property
+    def sign(self) -> float:
+        """Return 1 for minimisation, -1 for maximisation."""
+        return -1.0 if self.problem.maximize else 1.0
+
+    def run(self, start: Point | None) -> Solution:
+        """Return the answer with its bound.
+
+        Parameters
+        ----------
+        start : Point or None
+            From heuristics; used whole when it is a feasible point, else its integers.
+        """
+        terms = find_terms(self.problem)
+        pieces = first_pieces(self.problem, terms)
+        if start is not None and start.complete:
+            x = np.empty(self.problem.n_columns)
+            x[start.columns] = start.values
+            self._offer(self._polish(x), "forward")
+        status = "time_limit"
+        for _ in range(_ROUNDS):
+            status, solution, relaxation = self._round(terms, pieces, start)
+            if status in ("infeasible", "unbounded", "error", "interrupted", "time_limit") or self._closed():
+                break
+            assert solution.x is not None
+            x = solution.x
+            w = x[relaxation.place["w"]]
+            most = max(1, int(np.ceil(_CUT_PER_ROUND * len(pieces.columns))))
+            finer = refine(self.problem, terms, pieces, x[: self.problem.n_columns], w, most)
+            if len(finer.owner) == len(pieces.owner):
+                break  # the relaxation is exact at its point
+            pieces = finer
+        return self._answer(status)
+
+    def _round(self, terms: Terms, pieces: Pieces, start: Point | None) -> tuple[str, Solution, Relaxation]:
+        relaxation = relax(self.problem, terms, pieces)
+        left = None if self.options.time_limit is None else self.clock.remaining
+        options = replace(self.options, time_limit=left, gap=0.5 * self.options.gap)
+        with self.backend.load(relaxation.problem, options) as session:
+            if self.best is not None:
+                whole = relaxation.lift(self.best)
+                session.set_start(np.arange(len(whole)), whole)
+            elif start is not None and len(start.discrete):
+                session.set_start(start.columns[start.discrete], start.values[start.discrete])
+            solution = session.solve(self._heard, self.stopped)
+        self.nodes += solution.nodes
+        if solution.bound is not None:
+            better = self.bound is None or self.sign * solution.bound > self.sign * self.bound
+            self.bound = solution.bound if better else self.bound
+        if solution.x is not None:
+            self._offer(self._polish(solution.x[: self.problem.n_columns]), "solver")
+        status = "time_limit" if solution.status == "feasible" else solution.status
+        return status, solution, relaxation
+
+    def _heard(self, event: Event) -> None:
+        """Pass on bounds of the relaxation; its objectives are no answers of the problem."""
+        if isinstance(event, Incumbent) and event.bound is not None:
+            known = self.bound is None or self.sign * event.bound > self.sign * self.bound
+            if known:
+                self.on_event(Incumbent(event.seconds, self._value(), event.bound, event.source))
+
+    def _value(self) -> float | None:
+        return None if self.best is None else self.problem.objective(self.best)
+
+    def _offer(self, x: Array | None, source: str) -> None:
+        if x is None:
+            return
+        value, old = self.problem.objective(x), self._value()
+        if old is None or self.sign * value < self.sign * old:
+            self.best = x
+            self.on_event(Incumbent(self.clock.elapsed, value, self.bound, source))
+
+    def _polish(self, x: Array) -> Array | None:
+        """Return a feasible point near `x`, improved with all integers fixed by conditional-gradient steps."""
+        point = snapped(self.problem, x) if self.problem.placements else x
+        if not feasible(self.problem, point):
+            point = x
+            if not feasible(self.problem, point):
+                return None
+        return self._descend(point)
+
+    def _descend(self, x: Array) -> Array:
+        problem, q = self.problem, self.problem.quadratic
+        assert q is not None
+        whole = np.flatnonzero(problem.integer)
+        every = np.arange(problem.n_columns)
+        left = None if self.options.time_limit is None else max(0.05 * self.clock.remaining, 0.0)
+        linear = replace(problem, quadratic=None)
+        with self.backend.load(linear, replace(self.options, time_limit=left, solver_options={})) as session:
+            session.set_bounds(whole, np.rint(x[whole]), np.rint(x[whole]))
+            for _ in range(_DESCENT_STEPS):
+                slope = problem.cost + q @ x
+                session.set_cost(every, slope)
+                found = session.solve(lambda event: None, self.stopped)
+                if found.x is None:
+                    return x
+                d = found.x - x
+                first, second = float(slope @ d), 0.5 * float(d @ (q @ d))
+                t = _best_step(self.sign * first, self.sign * second)
+                gain = -(self.sign * (first * t + second * t * t))
+                if gain <= 1e-7 * (1 + abs(problem.objective(x))):
+                    return x
+                x = x + t * d
+        return x
+
+    def _closed(self) -> bool:
+        gap = relative_gap(self._value(), self.bound)
+        return gap is not None and gap <= self.options.gap
+
+    def _answer(self, status: str) -> Solution:
+        if status in ("infeasible", "unbounded", "error") and self.best is None:
+            return Solution(status, nodes=self.nodes)
+        if self._closed():
+            status = "optimal"
+        elif status != "interrupted":
+            status = "time_limit" if self.best is None else "feasible"
+        return Solution(status, self.best, self._value(), self.bound, self.nodes, "products by piecewise relaxation")
+
+
+def _best_step(first: float, second: float) -> float:
+    """Return the t in [0, 1] that minimises ``first t + second t^2``."""
+    if second > 0:
+        return float(np.clip(-first / (2 * second), 0.0, 1.0))
+    return 1.0 if first + second < 0 else 0.0

@@ -1,7 +1,7 @@
 r"""Products of variables in the objective, for solvers that take none.
 
-Every product ``w = x y`` of the quadratic objective is replaced by a column. The range of ``x`` is cut into pieces; on a
-piece [a, b], with l <= y <= u,
+Every product ``w = x y`` of the quadratic objective is replaced by a column. The range of ``x`` is cut into pieces; on
+a piece [a, b], with l <= y <= u,
 
     w <= b y + l x - b l,   w <= a y + u x - a u        (over)
     w >= a y + l x - a l,   w >= b y + u x - b u        (under; only the side the objective needs is written)

@@ -86,6 +86,16 @@ class Network:
         if not known.issuperset(spec.name for spec in self.outputs):
             raise ValueError("an output of the network is written by no node")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Make the network picklable: plain dicts, and nothing that is only cached."""
+        names = ("inputs", "outputs", "nodes", "name", "reference")
+        return {n: getattr(self, n) for n in names} | {"tensors": dict(self.tensors), "aliases": dict(self.aliases)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled network."""
+        for name, value in state.items():
+            object.__setattr__(self, name, MappingProxyType(value) if isinstance(value, dict) else value)
+
     # ---- reading ------------------------------------------------------------------------------
 
     @property

@@ -115,7 +115,14 @@ def test_an_interrupt_while_a_compiled_module_loads(cli, monkeypatch):
     fail_with(monkeypatch, error)
     done = cli("plugins")
     assert (done.code, done.err) == (130, "nnembed: interrupted\n")
+
+
+def test_a_fault_of_ours_is_one_line(cli, monkeypatch):
     fail_with(monkeypatch, ImportError("a real one"))
+    done = cli("plugins")
+    assert done.code == 4
+    assert done.err.count("\n") == 1 and "internal error, ImportError: a real one" in done.err
+    monkeypatch.setenv("NNEMBED_TRACEBACK", "1")
     with pytest.raises(ImportError, match="a real one"):
         cli("plugins")
 

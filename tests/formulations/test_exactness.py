@@ -62,9 +62,9 @@ def test_triangle_encloses_the_optimum(kind):
 def test_every_forward_pass_is_feasible(seed, kind, skip, radius):
     """Sampled points of the graph satisfy every row of every formulation, relaxations included."""
     from nnembed.bounds.box import input_bounds
+    from nnembed.bounds.ladder import climb
     from nnembed.embedding import emit_block
     from nnembed.engine.embed import tighteners
-    from nnembed.bounds.ladder import climb
     from nnembed.hooks.manager import registry
 
     rng = np.random.default_rng(seed)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index
-from nnembed.block import Block
+from nnembed.block import Block, Indicators, content
 from nnembed.errors import WrongModel
 from nnembed.features import Feature
 
@@ -156,6 +157,12 @@ class Problem:
         The embedded networks.
     row_groups, column_groups : tuple of (name, start, stop)
         Names for messages, in the user's words.
+    sos1 : tuple of int arrays (sets, members)
+        Columns of which at most one is nonzero.
+    indicators : tuple of Indicators
+        Rows that hold where a binary column has a value.
+    complementarities : tuple of int arrays (pairs, 2)
+        Columns, both at least zero, of which one is zero.
     """
 
     matrix: sp.csr_array
@@ -173,6 +180,8 @@ class Problem:
     row_groups: tuple[tuple[str, int, int], ...] = ()
     column_groups: tuple[tuple[str, int, int], ...] = ()
     sos1: tuple[Index, ...] = ()
+    indicators: tuple[Indicators, ...] = ()
+    complementarities: tuple[Index, ...] = ()
 
     @property
     def n_columns(self) -> int:
@@ -187,15 +196,58 @@ class Problem:
     @property
     def needs(self) -> Feature:
         """What a solver must accept."""
-        needs = Feature.LINEAR
-        needs |= Feature.INTEGER if self.integer.any() else Feature.NONE
-        needs |= Feature.QUADRATIC_OBJECTIVE if self.quadratic is not None else Feature.NONE
-        return needs | (Feature.SOS1 if self.sos1 else Feature.NONE)
+        needs = content(self.integer, self.sos1, self.indicators, self.complementarities)
+        if self.quadratic is None:
+            return needs
+        return needs | Feature.QUADRATIC_OBJECTIVE | (Feature.NONE if self.is_convex else Feature.NONCONVEX)
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether it has integers, sets, indicator rows or complementary pairs."""
+        return content(self.integer, self.sos1, self.indicators, self.complementarities) != Feature.LINEAR
+
+    @cached_property
+    def is_convex(self) -> bool:
+        """Whether the problem is one of continuous columns with a quadratic objective of the right curvature."""
+        if self.quadratic is None or self.is_discrete:
+            return self.quadratic is None
+        used = np.unique(self.quadratic.nonzero()[0])
+        if len(used) > 2000:
+            return False  # not decided; products handle it either way
+        part = self.quadratic[used][:, used].toarray()
+        curvature = np.linalg.eigvalsh(-part if self.maximize else part)
+        return bool(curvature.min(initial=0.0) >= -1e-9 * np.abs(curvature).max(initial=0.0))
 
     def objective(self, x: Array) -> float:
         """Return the objective at `x`."""
         value = float(self.cost @ x) + self.offset
         return value + 0.5 * float(x @ (self.quadratic @ x)) if self.quadratic is not None else value
+
+    def condition_residual(self, x: Array) -> float:
+        """Return the largest violation of sets, complementary pairs and indicator rows at `x`, relative to 1 + size."""
+        worst = 0.0
+        for sets in (*self.sos1, *self.complementarities):
+            if sets.shape[1] < 2:
+                continue
+            second = np.partition(np.abs(x[sets]), -2, axis=1)[:, -2]
+            worst = max(worst, float(second.max(initial=0.0)))
+        for rule in self.indicators:
+            value = rule.matrix @ x
+            size = 1 + abs(rule.matrix) @ np.abs(x)
+            excess = np.maximum(np.maximum(rule.row_lower - value, value - rule.row_upper), 0.0) / size
+            on = np.abs(x[rule.binary] - rule.value) < 0.5
+            worst = max(worst, float(excess[on].max(initial=0.0)))
+        return worst
+
+    def idle(self, x: Array) -> Index:
+        """Return the columns that share a set or a complementary pair with a larger one at `x`."""
+        found = [np.zeros(0, dtype=np.intp)]
+        for sets in (*self.sos1, *self.complementarities):
+            rest = np.ones(sets.shape, dtype=bool)
+            np.put_along_axis(rest, np.abs(x[sets]).argmax(axis=1)[:, None], False, axis=1)
+            found.append(sets[rest])
+        columns = np.unique(np.concatenate(found))
+        return columns[~self.integer[columns]]
 
     def position(self, labels: Index) -> Index:
         """Return the columns of host labels.
@@ -250,7 +302,8 @@ def overlay(host: Problem, layers: Sequence[Overlay]) -> Problem:
     rows, columns = list(host.row_groups), list(host.column_groups)
     width, height = host.n_columns, host.n_rows
     placements = list(host.placements)
-    sos1 = list(host.sos1)
+    sos1, pairs = list(host.sos1), list(host.complementarities)
+    indicators = list(host.indicators)
     for layer in layers:
         block, binding = layer.block, bind(layer.block, layer.inputs, layer.outputs)
         own = binding.labels < 0
@@ -274,6 +327,9 @@ def overlay(host: Problem, layers: Sequence[Overlay]) -> Problem:
         rows.append((layer.name, height, height + grown))
         height += grown
         sos1 += [place[s.columns] for s in block.sos1]
+        pairs += [place[p] for p in block.complementarities]
+        moved = [(place[i.binary], relabel(i.matrix, place, width)) for i in block.indicators]
+        indicators += [replace(i, binary=z, matrix=m) for i, (z, m) in zip(block.indicators, moved, strict=True)]
         placements.append(placed(layer.embedding, block, place, layer.inputs, host))
     return replace(
         host,
@@ -289,6 +345,8 @@ def overlay(host: Problem, layers: Sequence[Overlay]) -> Problem:
         row_groups=tuple(rows),
         column_groups=tuple(columns),
         sos1=tuple(sos1),
+        indicators=tuple(replace(i, matrix=widen(i.matrix, width)) for i in indicators),
+        complementarities=tuple(pairs),
     )
 
 
@@ -310,8 +368,17 @@ def relabel(matrix: sp.csr_array, columns: Index, width: int) -> sp.csr_array:
     return sp.csr_array((matrix.data, moved, matrix.indptr), shape=(matrix.shape[0], width))
 
 
+def widen(matrix: sp.csr_array, width: int) -> sp.csr_array:
+    """Return `matrix` with `width` columns, the new ones empty."""
+    return sp.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], width))
+
+
 def stack(matrices: Sequence[sp.csr_array], width: int) -> sp.csr_array:
-    """Return CSR matrices of at most `width` columns below each other."""
+    """Return CSR matrices of at most `width` columns below each other; one that is alone is not copied."""
+    filled = [m for m in matrices if m.shape[0]]
+    if len(filled) == 1:
+        only = filled[0]
+        return sp.csr_array((only.data, only.indices, only.indptr), shape=(only.shape[0], width))
     starts = np.cumsum([0, *(m.indptr[-1] for m in matrices)])
     indptr = [np.zeros(1, dtype=np.int64)]
     indptr += [m.indptr[1:] + start for m, start in zip(matrices, starts[:-1], strict=True)]

@@ -30,7 +30,7 @@ from nnembed.ir.network import Network
 from nnembed.ir.nodes import Activation, Affine, Kink, Max, Node
 from nnembed.options import Budget, Clock
 
-_CHUNK = 2_000_000  # coefficients held at a time
+_CHUNK = 200_000  # coefficients held at a time: small enough for the processor's cache
 
 
 class Crown:

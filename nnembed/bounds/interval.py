@@ -32,17 +32,17 @@ def affine_interval(node: Affine, sources: list[tuple[Array, Array]]) -> tuple[A
     error_low = error_high = np.abs(node.bias)[None]
     terms = len(sources)
     for operator, (lo, hi) in zip(node.operators, sources, strict=True):
-        positive, negative = operator.signs
+        sides = np.stack([lo, hi, np.abs(lo), np.abs(hi)])  # one product for all four
         if isinstance(operator, Selection):
-            low, high = low + positive.apply(lo), high + positive.apply(hi)
-            error_low = error_low + positive.apply(np.abs(lo))
-            error_high = error_high + positive.apply(np.abs(hi))
-            continue
-        terms += operator.terms
-        low = low + positive.apply(lo) + negative.apply(hi)
-        high = high + positive.apply(hi) + negative.apply(lo)
-        error_low = error_low + positive.apply(np.abs(lo)) - negative.apply(np.abs(hi))
-        error_high = error_high + positive.apply(np.abs(hi)) - negative.apply(np.abs(lo))
+            parts = operator.apply(sides)
+        else:
+            positive, negative = operator.signs()
+            parts, down = positive.apply(sides), negative.apply(sides)
+            parts[:2] += down[1::-1]
+            parts[2:] -= down[:1:-1]
+            terms += operator.terms
+        low, high = low + parts[0], high + parts[1]
+        error_low, error_high = error_low + parts[2], error_high + parts[3]
     if terms == 1 and isinstance(node.operators[0], Selection) and not node.bias.any():
         return low, high  # a copy is exact
     slack = gamma(terms)

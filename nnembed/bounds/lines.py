@@ -13,7 +13,7 @@ import numpy as np
 
 from nnembed.aliases import Array
 from nnembed.bounds.interval import UNIT
-from nnembed.ir.nodes import Activation, Clip, Kink
+from nnembed.ir.nodes import Activation, Clip, Kink, Relu
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,8 @@ def lines(node: Activation, low: Array, high: Array) -> Lines:
 
     Source: Zhang et al., NeurIPS 2018 (adaptive lower slope); Singh et al., POPL 2019.
     """
+    if isinstance(node, Relu):
+        return _relu_lines(low, high)
     if isinstance(node, Kink):
         vertices = np.stack([low, np.clip(0.0, low, high), high])
         lower, upper, open_ = _kink_slopes(node, low, high)
@@ -42,6 +44,18 @@ def lines(node: Activation, low: Array, high: Array) -> Lines:
     values = np.stack([node.evaluate(v) for v in vertices])
     lower_offset = _offset(vertices, values, lower, open_, -1.0)
     return Lines(lower, -lower_offset, upper, _offset(vertices, values, upper, open_, 1.0))
+
+
+def _relu_lines(low: Array, high: Array) -> Lines:
+    """Return the lines of ReLU: the lower one goes through zero, so its offset is exact."""
+    open_ = (low < 0) & (high > 0)
+    active = (low >= 0).astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        chord = high / (high - low)
+    # The chord's offset is the larger gap at the two ends; both are sums of non-negative terms up to one rounding each.
+    gap = np.maximum(-chord * low, high - chord * high) + 8 * UNIT * np.maximum(high, -low)
+    lower = np.where(open_, (high > -low).astype(float), active)
+    return Lines(lower, np.zeros(low.shape), np.where(open_, chord, active), np.where(open_, gap, 0.0))
 
 
 def _offset(vertices: Array, values: Array, slope: Array, open_: np.ndarray, sign: float) -> Array:

@@ -17,6 +17,8 @@ import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index
 
+_SMALL = 65536  # numbers that may be kept twice for speed
+
 
 class LinearOperator(ABC):
     """A real matrix of shape `shape`, immutable."""
@@ -48,9 +50,15 @@ class LinearOperator(ABC):
         """The operator with the absolute values of the entries."""
         return self.map(np.abs)
 
-    @cached_property
     def signs(self) -> tuple[LinearOperator, LinearOperator]:
-        """The positive and the negative part; they sum to the operator."""
+        """Return the positive and the negative part, which sum to the operator; kept only where they are small."""
+        return self._small_signs if self.parameters <= _SMALL else self._split()
+
+    @cached_property
+    def _small_signs(self) -> tuple[LinearOperator, LinearOperator]:
+        return self._split()
+
+    def _split(self) -> tuple[LinearOperator, LinearOperator]:
         return self.map(lambda m: np.maximum(m, 0.0)), self.map(lambda m: np.minimum(m, 0.0))
 
     @property
@@ -262,6 +270,8 @@ class Convolution(LinearOperator):
 
     def apply(self, x: Array) -> Array:
         """See `LinearOperator.apply`; one matrix product per kernel position."""
+        if self._full is not None:
+            return x @ self._full.T
         lead, g = x.shape[:-1], self.groups
         c_out, c_in = self.kernel.shape[:2]
         padded = np.pad(x.reshape(math.prod(lead), g, c_in, *self.size), [(0, 0)] * 3 + list(self.pads))
@@ -274,6 +284,8 @@ class Convolution(LinearOperator):
 
     def pull(self, a: Array) -> Array:
         """See `LinearOperator.pull`; the transposed convolution."""
+        if self._full is not None:
+            return a @ self._full
         lead, g = a.shape[:-1], self.groups
         c_out, c_in = self.kernel.shape[:2]
         flat = a.reshape(math.prod(lead), g, c_out // g, int(np.prod(self.out_size)))
@@ -285,6 +297,12 @@ class Convolution(LinearOperator):
             out[self._window(offset, 3)] += part.reshape(*flat.shape[:2], c_in, *self.out_size)
         inner = tuple(slice(p[0], p[0] + n) for n, p in zip(self.size, self.pads, strict=True))
         return out[(slice(None),) * 3 + inner].reshape(*lead, self.shape[1])
+
+    @cached_property
+    def _full(self) -> Array | None:
+        """The full matrix of a small convolution, where one product beats one per kernel position."""
+        n_out, n_in = self.shape
+        return np.asarray(self._matrix.toarray()) if n_out * n_in <= _SMALL else None
 
     @cached_property
     def _matrix(self) -> sp.csr_array:

@@ -29,7 +29,7 @@ class OriginalModel:
     Parameters
     ----------
     blob : bytes
-        The serialised model; dropped once a runtime holds it.
+        The serialised model; kept, so that the object can be pickled.
     path : Path or None
         Where it came from, needed when weights lie beside it.
     inputs, outputs : sequence of Slot
@@ -42,6 +42,10 @@ class OriginalModel:
         self._run: Run | None = None
         self._name = ""
         self._one_by_one = not all(slot.symbolic for slot in inputs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the running session behind; the copy starts its own."""
+        return {**self.__dict__, "_run": None, "_name": ""}
 
     @property
     def name(self) -> str:
@@ -112,7 +116,6 @@ class OriginalModel:
                 self._run, self._name = _onnxruntime(self._source)
             except _Unsupported:
                 self._run, self._name = _reference_evaluator(self._source)
-            self._source = None
         return self._run
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -99,6 +100,32 @@ class Winner(Fill):
 
 
 @dataclass(frozen=True, eq=False)
+class Gap(Fill):
+    """How far the entries `elements` of a tensor stay below the entries `best` of another one."""
+
+    tensor: str
+    elements: Index
+    above: str
+    best: Index
+
+    def __call__(self, state: Mapping[str, Array]) -> Array:
+        """See `Fill`."""
+        return state[self.above].reshape(-1)[self.best] - state[self.tensor].reshape(-1)[self.elements]
+
+
+@dataclass(frozen=True, eq=False)
+class Nonzero(Fill):
+    """1 where the places `members` of another group are not zero (beyond rounding), else 0."""
+
+    source: Fill
+    members: Index
+
+    def __call__(self, state: Mapping[str, Array]) -> Array:
+        """See `Fill`."""
+        return (np.abs(self.source(state)[self.members]) > 1e-9).astype(float)
+
+
+@dataclass(frozen=True, eq=False)
 class ColumnGroup:
     """Neighbouring columns ``start .. start + len(elements)`` of one role.
 
@@ -120,12 +147,14 @@ class ColumnGroup:
         return slice(self.start, self.start + len(self.elements))
 
     def names(self, prefix: str, batch: int) -> list[str]:
-        """Return one readable name per column."""
+        """Return one readable name per column; an element that comes again is numbered."""
         point, entry = np.divmod(self.elements, max(self.tensor_size, 1))
         head = f"{prefix}.{self.layer}.{self.role.value}"
+        again = _occurrence(self.elements)
+        tail = [f"]_{k + 1}" if k else "]" for k in again.tolist()]
         if batch == 1:
-            return [f"{head}[{e}]" for e in entry.tolist()]
-        return [f"{head}[{p},{e}]" for p, e in zip(point.tolist(), entry.tolist(), strict=True)]
+            return [f"{head}[{e}{t}" for e, t in zip(entry.tolist(), tail, strict=True)]
+        return [f"{head}[{p},{e}{t}" for p, e, t in zip(point.tolist(), entry.tolist(), tail, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,13 +166,16 @@ class Sos1:
 
 @dataclass(frozen=True, eq=False)
 class Indicators:
-    """``binary == value  =>  row_lower <= A x <= row_upper``, one row each."""
+    """``binary == value  =>  row_lower <= A x <= row_upper``, one row each; `value` is 0 or 1."""
 
     binary: Index
     value: Array
     matrix: sp.csr_array
     row_lower: Array
     row_upper: Array
+
+    def __len__(self) -> int:
+        return len(self.binary)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +198,10 @@ class Block:
         Number of points.
     exact : bool
         False when a relaxation was emitted.
+    sos1 : tuple of Sos1
+    indicators : tuple of Indicators
+    complementarities : tuple of int arrays (pairs, 2)
+        Pairs of columns, both at least zero, of which one is zero.
     """
 
     matrix: sp.csr_array
@@ -181,6 +217,7 @@ class Block:
     exact: bool = True
     sos1: tuple[Sos1, ...] = ()
     indicators: tuple[Indicators, ...] = ()
+    complementarities: tuple[Index, ...] = ()
 
     @property
     def n_columns(self) -> int:
@@ -200,10 +237,7 @@ class Block:
     @property
     def needs(self) -> Feature:
         """What a solver must accept, computed from the content."""
-        needs = Feature.LINEAR
-        needs |= Feature.INTEGER if self.integer.any() else Feature.NONE
-        needs |= Feature.SOS1 if self.sos1 else Feature.NONE
-        return needs | (Feature.INDICATOR if self.indicators else Feature.NONE)
+        return content(self.integer, self.sos1, self.indicators, self.complementarities)
 
     def fill(self, state: Mapping[str, Array]) -> Array:
         """Return the complete column vector of a forward pass.
@@ -229,16 +263,52 @@ class Block:
             f"{name} {'binary' if whole else f'in [{low:g}, {high:g}]'}"
             for name, low, high, whole in zip(names, self.lower, self.upper, self.integer, strict=True)
         ]
-        for i in range(self.n_rows):
-            part = slice(self.matrix.indptr[i], self.matrix.indptr[i + 1])
-            terms = sorted(zip(self.matrix.indices[part].tolist(), self.matrix.data[part].tolist(), strict=True))
-            body = " ".join(f"{value:+g} {names[column]}" for column, value in terms if value) or "0"
-            low, high = self.row_lower[i] + 0.0, self.row_upper[i] + 0.0
-            side = f"== {low:g}" if low == high else f"<= {high:g}" if low == -np.inf else f">= {low:g}"
-            lines.append(f"{body} {side}")
+        lines += _row_texts(self.matrix, self.row_lower, self.row_upper, names)
+        for rule in self.indicators:
+            rows = _row_texts(rule.matrix, rule.row_lower, rule.row_upper, names)
+            heads = zip(rule.binary.tolist(), rule.value.tolist(), rows, strict=True)
+            lines += [f"{names[z]} == {value:g} => {row}" for z, value, row in heads]
+        lines += [f"sos1 {', '.join(names[c] for c in row)}" for s in self.sos1 for row in s.columns.tolist()]
+        for pairs in self.complementarities:
+            lines += [f"{names[a]} * {names[b]} == 0" for a, b in pairs.tolist()]
         return "\n".join(lines)
 
     def coefficient_range(self) -> tuple[float, float]:
         """Return the smallest and largest absolute coefficient."""
         size = np.abs(self.matrix.data)
         return (float(size.min()), float(size.max())) if len(size) else (0.0, 0.0)
+
+
+def content(
+    integer: np.ndarray, sos1: tuple[Any, ...], indicators: tuple[Any, ...], complementarities: tuple[Any, ...]
+) -> Feature:
+    """Return the features that columns, sets, indicator rows and complementary pairs make up."""
+    needs = Feature.LINEAR
+    needs |= Feature.INTEGER if integer.any() else Feature.NONE
+    needs |= Feature.SOS1 if sos1 else Feature.NONE
+    needs |= Feature.INDICATOR if indicators else Feature.NONE
+    return needs | (Feature.COMPLEMENTARITY if complementarities else Feature.NONE)
+
+
+def _occurrence(values: Index) -> Index:
+    """Return for every value how often it came before."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    first = np.r_[True, ordered[1:] != ordered[:-1]][: len(values)]
+    start = np.maximum.accumulate(np.where(first, np.arange(len(values)), 0))
+    count = np.empty(len(values), dtype=np.intp)
+    count[order] = np.arange(len(values)) - start
+    return count
+
+
+def _row_texts(matrix: sp.csr_array, lower: Array, upper: Array, names: list[str]) -> list[str]:
+    lines = []
+    for i in range(matrix.shape[0]):
+        part = slice(matrix.indptr[i], matrix.indptr[i + 1])
+        terms = sorted(zip(matrix.indices[part].tolist(), matrix.data[part].tolist(), strict=True))
+        body = " ".join(f"{value:+g} {names[column]}" for column, value in terms if value) or "0"
+        low, high = lower[i] + 0.0, upper[i] + 0.0
+        side = f"== {low:g}" if low == high else f"<= {high:g}" if low == -np.inf else f">= {low:g}"
+        ranged = low != high and np.isfinite(low) and np.isfinite(high)
+        lines.append(f"{body} in [{low:g}, {high:g}]" if ranged else f"{body} {side}")
+    return lines

@@ -9,13 +9,13 @@ at once, so a batch is one set of sparse operations, not a loop.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index
-from nnembed.block import Block, ColumnGroup, Fill, Role, Value
+from nnembed.block import Block, ColumnGroup, Fill, Indicators, Role, Sos1, Value
 from nnembed.bounds.box import Bounds
 from nnembed.ir.network import Network, TensorSpec
 from nnembed.ir.nodes import Affine
@@ -70,6 +70,9 @@ class BlockBuilder:
         self._rows: list[sp.csr_array] = []
         self._row_lower: list[Array] = []
         self._row_upper: list[Array] = []
+        self._sos1: list[Sos1] = []
+        self._indicators: list[Indicators] = []
+        self._complementarities: list[Index] = []
         self.width = 0
         for spec in network.inputs:
             every = np.arange(self.batch * spec.size)
@@ -123,13 +126,37 @@ class BlockBuilder:
 
     def add(self, terms: Sequence[sp.csr_array], lower: Array | float, upper: Array | float) -> None:
         """Add the rows ``lower <= sum(terms) @ columns <= upper``; constants belong on the sides."""
-        total = self._wide(terms[0])
-        for term in terms[1:]:
-            total = total + self._wide(term)
+        total = self._sum(terms)
         k = total.shape[0]
-        self._rows.append(sp.csr_array(total))
+        self._rows.append(total)
         self._row_lower.append(np.broadcast_to(np.asarray(lower, float), (k,)))
         self._row_upper.append(np.broadcast_to(np.asarray(upper, float), (k,)))
+
+    def sos1(self, columns: Index) -> None:
+        """Say that at most one column of each row of `columns`, shape (sets, members), is nonzero."""
+        if len(columns):
+            self._sos1.append(Sos1(np.asarray(columns, dtype=np.intp)))
+
+    def indicators(
+        self, binary: Index, value: int, terms: Sequence[sp.csr_array], lower: Array | float, upper: Array | float
+    ) -> None:
+        """Add the rows ``lower <= sum(terms) @ columns <= upper`` that hold where ``binary == value``.
+
+        Parameters
+        ----------
+        binary : int array (k,)
+            The binary column of each row.
+        value : 0 or 1
+        terms, lower, upper : as in `add`
+        """
+        if k := len(binary):
+            sides = (np.broadcast_to(np.asarray(side, float), (k,)) for side in (lower, upper))
+            self._indicators.append(Indicators(binary, np.full(k, float(value)), self._sum(terms), *sides))
+
+    def complementary(self, first: Index, second: Index) -> None:
+        """Say that ``first[i]`` or ``second[i]`` is zero; both columns must have lower bounds of at least zero."""
+        if len(first):
+            self._complementarities.append(np.stack([first, second], axis=1))
 
     def unit(self, columns: Index, factor: Array | float = 1.0) -> Rows:
         """Return the rows ``factor[i] * column[i]``."""
@@ -203,6 +230,9 @@ class BlockBuilder:
             groups=tuple(self._groups),
             batch=self.batch,
             exact=self.exact,
+            sos1=tuple(self._sos1),
+            indicators=tuple(replace(i, matrix=self._wide(i.matrix)) for i in self._indicators),
+            complementarities=tuple(self._complementarities),
         )
 
     def _output(self, spec: TensorSpec) -> Index:
@@ -228,6 +258,12 @@ class BlockBuilder:
             total = part if total is None else sp.csr_array(total + part)
         assert total is not None
         return Rows(total, constant)
+
+    def _sum(self, terms: Sequence[sp.csr_array]) -> sp.csr_array:
+        total = self._wide(terms[0])
+        for term in terms[1:]:
+            total = total + self._wide(term)
+        return sp.csr_array(total)
 
     def _wide(self, matrix: sp.csr_array) -> sp.csr_array:
         """Return the matrix with as many columns as there are now, without copying entries."""

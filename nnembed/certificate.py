@@ -147,7 +147,15 @@ def _row_checks(problem: Problem, x: Array, tolerance: float) -> list[Check]:
         _check("rows", excess, tolerance, problem.row_name),
         _check("variable bounds", bounds, tolerance, problem.column_name),
         _check("integrality", whole, 1e-5, problem.column_name),
+        *_condition_checks(problem, x, tolerance),
     ]
+
+
+def _condition_checks(problem: Problem, x: Array, tolerance: float) -> list[Check]:
+    if not (problem.sos1 or problem.indicators or problem.complementarities):
+        return []
+    value = problem.condition_residual(x)
+    return [Check("sets and indicator rows", value, tolerance, value <= tolerance)]
 
 
 def _check(what: str, excess: Array, allowed: float, name: object) -> Check:

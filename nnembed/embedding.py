@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +14,15 @@ from nnembed.block import Block
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder
 from nnembed.errors import InputError, UnknownName, UnsupportedFeature
-from nnembed.features import Feature, missing
+from nnembed.features import Feature
 from nnembed.ir.network import Network
+from nnembed.lowerings.planner import Chain, cheapest, hopeless
 from nnembed.problem import InputMap
 from nnembed.tables import Table
 
 if TYPE_CHECKING:
     from nnembed.hooks.manager import Registry
+    from nnembed.ir.nodes import Node
     from nnembed.options import Options
     from nnembed.protocols import Attached, Formulation, Host
 
@@ -43,11 +45,13 @@ class Plan:
 
     name: str
     lines: tuple[PlanLine, ...]
+    chain: str = ""  # how features that the solver or host lacks are replaced, and for whom
 
     def summary(self) -> Table:
         """Return the plan as a table."""
         rows = [(p.layer, p.kind, p.neurons, p.open, p.formulation, p.reason) for p in self.lines]
-        return Table(f"plan of {self.name}", ("layer", "kind", "neurons", "open", "formulation", "why"), rows)
+        note = f"lowered: {self.chain}" if self.chain else ""
+        return Table(f"plan of {self.name}", ("layer", "kind", "neurons", "open", "formulation", "why"), rows, note)
 
     def __str__(self) -> str:
         """Render as plain text."""
@@ -58,7 +62,15 @@ class Plan:
 
 
 def make_plan(
-    network: Network, bounds: Bounds, choice: Any, accepts: Feature, registry: Registry, options: Options, name: str
+    network: Network,
+    bounds: Bounds,
+    choice: Any,
+    accepts: Feature,
+    registry: Registry,
+    options: Options,
+    name: str,
+    *,
+    host: str = "",
 ) -> tuple[Plan, dict[str, Formulation]]:
     """Choose a formulation per layer.
 
@@ -67,14 +79,16 @@ def make_plan(
     choice : str, Formulation or mapping layer name -> either
         ``"auto"`` asks the hook; layers missing in a mapping are chosen automatically.
     accepts : Feature
-        What the solver or host takes.
+        What the host takes, or solvers in general; what lowerings lead to it is taken as well.
+    host : str
+        Name of the host that must take the formulations; empty when any solver will do.
 
     Raises
     ------
     UnknownName
         For a layer or formulation that does not exist.
     UnsupportedFeature
-        If a chosen formulation cannot write the layer, or emits what is not accepted.
+        If a chosen formulation cannot write the layer, or emits what is not accepted even after lowerings.
     """
     layers = {node.name: node for node in network.activations}
     chosen: Mapping[str, Any] = choice if isinstance(choice, Mapping) else dict.fromkeys(layers, choice)
@@ -95,15 +109,66 @@ def make_plan(
             raise UnsupportedFeature(
                 f"formulation {part.name!r} does not write {node.kind} layers ({layer!r}); choose one of {able}"
             )
-        if lacking := missing(part.emits, accepts):
-            raise UnsupportedFeature(
-                f"formulation {part.name!r} of layer {layer!r} needs {', '.join(lacking)}, which is not accepted here; "
-                "choose another formulation or solver"
-            )
+        lacking = hopeless(part.emits, accepts, registry.parts("lowering").values())
+        if lacking and (host or not able_solvers(part.emits, registry)):
+            who = f"host {host!r}" if host else "no installed solver"
+            raise UnsupportedFeature(no_way(part.name, layer, part.emits, lacking, who, accepts, registry, type(node)))
         opened = bounds.open(node)
         lines.append(PlanLine(layer, node.kind, opened.size, int(opened.sum()), part.name, reason))
         parts[layer] = part
     return Plan(name, tuple(lines)), parts
+
+
+def able_solvers(needs: Feature, registry: Registry) -> list[str]:
+    """Return the names of the registered solvers that take `needs`, if need be after lowerings."""
+    lowerings = tuple(registry.parts("lowering").values())
+    return [n for n, b in registry.parts("backend").items() if not hopeless(needs, b.accepts, lowerings)]
+
+
+def no_way(
+    formulation: str,
+    layer: str,
+    needs: Feature,
+    lacking: Sequence[str],
+    who: str,
+    accepts: Feature,
+    registry: Registry,
+    kind: type[Node],
+) -> str:
+    """Return the message for a formulation that `who` does not take, with what would work instead."""
+    lowerings = tuple(registry.parts("lowering").values())
+    forms = [
+        name
+        for name, form in registry.parts("formulation").items()
+        if form.exact and kind in form.handles and not hopeless(form.emits, accepts, lowerings)
+    ]
+    ways = [f"formulation= one of {', '.join(forms)}"] if forms else []
+    solvers = able_solvers(needs, registry)
+    ways += [f"nnembed.solve with backend= one of {', '.join(solvers)}"] if solvers else []
+    takes = "takes" if who.startswith("no ") else "does not take"
+    return (
+        f"formulation {formulation!r} of layer {layer!r} needs {', '.join(lacking)}, which {who} {takes} and no "
+        f"lowering replaces; use {', or '.join(ways) or 'a plugin that brings a lowering'}"
+    )
+
+
+def lower_block(block: Block, plan: Plan, accepts: Feature, target: str, registry: Registry) -> tuple[Block, Plan]:
+    """Rewrite a block by the cheapest chain of lowerings until `target` takes it, and note the chain in the plan.
+
+    Raises
+    ------
+    UnsupportedFeature
+        If there is no such chain.
+    """
+    steps = cheapest(block.needs, accepts, registry.parts("lowering").values())
+    if steps is None:
+        lacking = hopeless(block.needs, accepts, registry.parts("lowering").values())
+        raise UnsupportedFeature(
+            f"network {plan.name!r} needs {', '.join(lacking)}, which {target} does not take and no lowering replaces; "
+            "choose another formulation= or solver"
+        )
+    chain = Chain(steps)
+    return chain.apply(block)[0], replace(plan, chain=f"{chain} for {target}" if steps else "")
 
 
 def emit_block(network: Network, bounds: Bounds, parts: Mapping[str, Formulation]) -> Block:

@@ -148,8 +148,8 @@ class Session(Protocol):
         """Solve; `on_event` hears of incumbents and bounds, `should_stop` is polled."""
         ...
 
-    def set_start(self, columns: Index, values: Array) -> None:
-        """Offer a (partial) first point."""
+    def set_start(self, columns: Index, values: Array, *, strong: bool = False) -> None:
+        """Offer a (partial) first point; `strong` says that it is good, so that little effort goes into better ones."""
         ...
 
     def set_cost(self, columns: Index, cost: Array) -> None:
@@ -243,6 +243,9 @@ class Host(Named, Protocol):
     ) -> Attached:
         """Add output variables only; the model must not be solvable without the network."""
         ...
+
+    # Optional: ``rebound(model, attached, old, new)`` gives declared outputs other bounds (pairs of arrays) where the
+    # model still has the old ones; ``holders(model)`` lists the objects inside a model that hold networks of their own.
 
     def compile(self, model: Any) -> Problem:
         """Return the user's rows as arrays (declared-only guards left out)."""

@@ -87,8 +87,15 @@ class HighsSession:
 
     # ---- changing the problem -----------------------------------------------------------------
 
-    def set_start(self, columns: Index, values: Array) -> None:
-        """Offer a first point; where all integers are given but not all columns, an LP finds the others."""
+    def set_start(self, columns: Index, values: Array, *, strong: bool = False) -> None:
+        """Offer a first point; where all integers are given but not all columns, an LP finds the others.
+
+        With a strong start the sub-MIP heuristics RINS and RENS only cost: measured on embedded networks, half to three
+        quarters of the whole solve.
+        """
+        for name in ("mip_heuristic_run_rins", "mip_heuristic_run_rens") if strong else ():
+            if name not in self._options.solver_options and hasattr(self._highs.getOptions(), name):
+                self._option(name, False)
         full = np.full(self._problem.n_columns, np.nan)
         full[columns] = values
         whole = np.flatnonzero(self._problem.integer)

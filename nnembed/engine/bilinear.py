@@ -76,8 +76,7 @@ class Refinement:
         options = replace(self.options, time_limit=left, gap=0.5 * self.options.gap)
         with self.backend.load(relaxation.problem, options) as session:
             if self.best is not None:
-                whole = relaxation.lift(self.best)
-                session.set_start(np.arange(len(whole)), whole)
+                session.set_start(np.arange(relaxation.problem.n_columns), relaxation.lift(self.best))
             elif start is not None and len(start.discrete):
                 session.set_start(start.columns[start.discrete], start.values[start.discrete])
             solution = session.solve(self._heard, self.stopped)

@@ -62,7 +62,7 @@ def snapped(problem: Problem, x: Array) -> Array:
 
 
 def refit(problem: Problem, x: Array, session: Session) -> Array | None:
-    """Return the best point with all integers fixed as in `x`, and zero what is zero of a set; None if there is none."""
+    """Return the best point with integers fixed as in `x` and sets at zero where `x` is; None if there is none."""
     whole, zero = np.flatnonzero(problem.integer), problem.idle(x)
     columns = np.concatenate([whole, zero])
     fixed = np.concatenate([np.rint(x[whole]), np.zeros(len(zero))])

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nnembed.block import Block
 from nnembed.certificate import Certificate, certify, relative_gap
 from nnembed.embedding import Embedding, embeddings_of, emit_block, make_plan
 from nnembed.engine.bilinear import Refinement
@@ -177,6 +178,9 @@ class Run:
         """Return the model with its networks, without those that are not attached, and these."""
         for embedding in self.embeddings:
             self._refresh(embedding)
+        for embedding in self.embeddings * (len(self.embeddings) - 1):
+            if embedding.is_stale():  # it reads an output that was widened after its turn
+                self._refresh(embedding)
         compiled = self.host.compile(self.model)
         layers = [
             Overlay(e, e.name, e.block, e.inputs, e.attached.output_labels)
@@ -212,9 +216,24 @@ class Run:
         embedding.plan, parts = make_plan(
             embedding.network, embedding.bounds, formulation, accepts, self.registry, self.options, embedding.name
         )
-        embedding.block = emit_block(embedding.network, embedding.bounds, parts)
+        before, embedding.block = embedding.block, emit_block(embedding.network, embedding.bounds, parts)
+        self._rebound(embedding, before)
         embedding.plan = replace(embedding.plan, chain=chain_to_come(embedding.block.needs))
         tell_block(self.registry, embedding.name, embedding.block, self.clock.elapsed)
+
+    def _rebound(self, embedding: Embedding, before: Block) -> None:
+        """Give declared outputs the bounds of the new block, so that the old ones do not cut off answers."""
+        old, new = ((b.lower[b.outputs], b.upper[b.outputs]) for b in (before, embedding.block))
+        if (old[0] == new[0]).all() and (old[1] == new[1]).all():
+            return
+        change = getattr(self.host, "rebound", None)
+        if change is not None:
+            change(self.model, embedding.attached, old, new)
+        elif (new[0] < old[0]).any() or (new[1] > old[1]).any():
+            raise InputError(
+                f"the bounds of an input of {embedding.name!r} were widened after it was embedded, and host "
+                f"{self.host.name!r} cannot widen its outputs; call remove() on the embedding and embed again"
+            )
 
     def _start(self, problem: Problem, on_event: Callable[[Event], None], stopped: Callable[[], bool]) -> Point | None:
         given = given_start(self.options.start, problem)
@@ -351,7 +370,7 @@ def run_session(
 def offer(session: Session, point: Point) -> None:
     """Give the solver the whole point when it is feasible as far as is known, else only the binaries."""
     if point.complete and point.violation <= 1e-7:
-        session.set_start(point.columns, point.values)
+        session.set_start(point.columns, point.values, strong=point.strong)
     elif len(point.discrete):
         session.set_start(point.columns[point.discrete], point.values[point.discrete])
 

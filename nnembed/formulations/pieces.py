@@ -63,9 +63,15 @@ def emit_activation(
     block: BlockBuilder,
     kinks: Callable[[Kinks, BlockBuilder], Rows],
     two_kinks: Callable[[TwoKinks, BlockBuilder], Rows],
+    *,
+    finite: bool = True,
 ) -> None:
-    """Define the output of an elementwise activation; only open neurons reach `kinks` and `two_kinks`."""
-    require_finite(node, bounds)
+    """Define the output of an elementwise activation; only open neurons reach `kinks` and `two_kinks`.
+
+    `finite` refuses infinite bounds, for formulations that make coefficients of them.
+    """
+    if finite:
+        require_finite(node, bounds)
     low, high = bounds.low[node.input].ravel(), bounds.high[node.input].ravel()
     opened = bounds.open(node).ravel()
     if isinstance(node, Kink):
@@ -182,9 +188,17 @@ class Contest:
         return Winner(self.tensor, self.member, self.owner)
 
 
-def emit_max(node: Max, bounds: Bounds, block: BlockBuilder, contest: Callable[[Contest, BlockBuilder], Rows]) -> None:
+def emit_max(
+    node: Max,
+    bounds: Bounds,
+    block: BlockBuilder,
+    contest: Callable[[Contest, BlockBuilder], Rows],
+    *,
+    finite: bool = True,
+) -> None:
     """Define the output of a maximum; groups with a proven winner are that member, the others reach `contest`."""
-    require_finite(node, bounds)
+    if finite:
+        require_finite(node, bounds)
     low, high = bounds.low[node.input], bounds.high[node.input]
     alive = contenders(node, low, high)
     member = (np.arange(bounds.batch) * low.shape[1])[:, None, None] + node.groups[None]

@@ -34,6 +34,9 @@ class Point:
     complete : bool
     discrete : int array
         Places in `columns` of the integer columns.
+    strong : bool
+        Complete, and no row over visible columns holds it back: where gradient steps have led to it, it is a local
+        optimum of the whole problem.
     """
 
     columns: Index
@@ -42,6 +45,7 @@ class Point:
     violation: float
     complete: bool
     discrete: Index
+    strong: bool = False
 
 
 class Scene:
@@ -182,7 +186,17 @@ class Scene:
         columns = np.flatnonzero(self._known)
         discrete = np.flatnonzero(self.problem.integer[columns])
         value = float(self.sign * score[0]) + self.problem.offset
-        return Point(columns, x[columns], value, float(violation[0]), bool(self._known.all()), discrete)
+        complete = bool(self._known.all())
+        strong = complete and self._is_interior(values)
+        return Point(columns, x[columns], value, float(violation[0]), complete, discrete, strong)
+
+    def _is_interior(self, values: Array) -> bool:
+        """Return whether no row over visible columns is active."""
+        if self._side is None:
+            return True
+        matrix, low, high = self._side
+        value = matrix @ values[0]
+        return bool((np.minimum(value - low, high - value) > 1e-6 * (1 + np.abs(value))).all())
 
 
 def split_inputs(network: Network, flat: Array, batch: int) -> dict[str, Array]:

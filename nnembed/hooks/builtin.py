@@ -10,7 +10,7 @@ from nnembed.hooks import hookimpl
 if TYPE_CHECKING:
     from nnembed.options import Options
     from nnembed.problem import Problem
-    from nnembed.protocols import Backend, BoundTightener, Formulation, Heuristic, Host, OpReader
+    from nnembed.protocols import Backend, BoundTightener, Formulation, Heuristic, Host, Lowering, OpReader
 
 
 @hookimpl
@@ -32,11 +32,25 @@ def nnembed_bound_tighteners() -> Iterable[BoundTightener]:
 
 @hookimpl
 def nnembed_formulations() -> Iterable[Formulation]:
-    """Return the big-M forms and the triangle relaxation."""
+    """Return the big-M forms, the forms without big-M and the triangle relaxation."""
     from nnembed.formulations.bigm import Slack, TwoRow
+    from nnembed.formulations.complementarity import Complementarity
+    from nnembed.formulations.indicator import Indicator
+    from nnembed.formulations.sos1 import Sets
     from nnembed.formulations.triangle import Triangle
 
-    return [TwoRow(), Slack(), Triangle()]
+    return [TwoRow(), Slack(), Sets(), Indicator(), Complementarity(), Triangle()]
+
+
+@hookimpl
+def nnembed_lowerings() -> Iterable[Lowering]:
+    """Return the rewrites of sets, indicator rows and complementary pairs."""
+    from nnembed.lowerings.complementarity_to_indicator import ComplementarityToIndicator
+    from nnembed.lowerings.complementarity_to_sos1 import ComplementarityToSos1
+    from nnembed.lowerings.indicator_to_bigm import IndicatorToBigM
+    from nnembed.lowerings.sos1_to_binary import Sos1ToBinary
+
+    return [Sos1ToBinary(), IndicatorToBigM(), ComplementarityToSos1(), ComplementarityToIndicator()]
 
 
 @hookimpl
@@ -49,11 +63,12 @@ def nnembed_backends() -> Iterable[Backend]:
 
 @hookimpl
 def nnembed_hosts() -> Iterable[Host]:
-    """Return linopy and raw arrays."""
+    """Return linopy, Pyomo and raw arrays."""
     from nnembed.hosts.arrays import ArrayHost
     from nnembed.hosts.linopy import LinopyHost
+    from nnembed.hosts.pyomo import PyomoHost
 
-    return [ArrayHost(), LinopyHost()]
+    return [ArrayHost(), LinopyHost(), PyomoHost()]
 
 
 @hookimpl

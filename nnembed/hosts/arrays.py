@@ -262,6 +262,14 @@ class ArrayHost:
         model._guards.add(name)
         return Attached(_shaped(new, inputs, outputs), new, None, lambda: model._leave(name, owner, new))
 
+    def rebound(
+        self, model: ArrayModel, attached: Attached, old: tuple[Array, Array], new: tuple[Array, Array]
+    ) -> None:
+        """Give declared outputs new bounds where the model still has the old ones."""
+        where = model.positions(attached.output_labels)
+        model.lower[where] = np.where(model.lower[where] == old[0], new[0], model.lower[where])
+        model.upper[where] = np.where(model.upper[where] == old[1], new[1], model.upper[where])
+
     def compile(self, model: ArrayModel) -> Problem:
         """Return the model's rows, guards of declared networks left out."""
         guards = [model._names[name] for name in model._guards]

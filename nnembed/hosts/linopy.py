@@ -103,6 +103,12 @@ class LinopyHost:
 
         return declare(model, bounds, inputs, outputs, name)
 
+    def rebound(self, model: Any, attached: Attached, old: tuple[Array, Array], new: tuple[Array, Array]) -> None:
+        """Give declared outputs new bounds where the model still has the old ones."""
+        from nnembed.hosts.linopy_bounds import change_bounds
+
+        change_bounds(model, attached.output_labels, old, new)
+
     def compile(self, model: Any) -> Problem:
         """Return the user's rows as arrays, guards of declared networks left out.
 

@@ -28,6 +28,22 @@ def variable_bounds(model: Any, labels: Index) -> tuple[Array, Array]:
     return lower, upper
 
 
+def change_bounds(model: Any, labels: Index, old: tuple[Array, Array], new: tuple[Array, Array]) -> None:
+    """Give variables the bounds `new` where the model still has the bounds `old`; pairs of arrays over `labels`."""
+    for variable in model.variables.data.values():
+        start, end = variable.range
+        mine = (labels >= start) & (labels < end)
+        if not mine.any():
+            continue
+        cells = labels[mine] - start
+        for side, before, after in zip(("lower", "upper"), old, new, strict=True):
+            bound = getattr(variable, side)
+            values = np.array(bound.values, dtype=float)
+            flat = values.reshape(-1)
+            flat[cells] = np.where(flat[cells] == before[mine], after[mine], flat[cells])
+            variable.data[side] = (bound.dims, values)
+
+
 def integral_bounds(attrs: Mapping[str, Any], low: Array, high: Array) -> tuple[Array, Array]:
     """Return bounds narrowed (binary, integer) or widened (semi-continuous) by what the variable's type says."""
     if attrs.get("binary"):

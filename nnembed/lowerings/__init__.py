@@ -1,0 +1,1 @@
+"""Rewrites of a block for solvers and hosts that lack a feature, and the cheapest chain of them."""

@@ -193,7 +193,8 @@ class HighsSession:
         best: dict[str, float | None] = {"objective": None, "bound": None}
 
         def poll(event: Any) -> None:
-            if self._stop or should_stop():
+            # HiGHS looks at its own limit between larger steps only and may overrun it by half.
+            if self._stop or clock.expired or should_stop():
                 event.interrupt()
 
         def watch(event: Any) -> None:
@@ -230,6 +231,8 @@ class HighsSession:
         highs, problem = self._highs, self._problem
         info, code = highs.getInfo(), highs.getModelStatus().name
         status = _STATUS.get(code, "error")
+        if status == "interrupted" and self._clock.expired:
+            status = "time_limit"
         has_point = info.primal_solution_status == self._api.SolutionStatus.kSolutionStatusFeasible
         solution = highs.getSolution()
         x = np.array(solution.col_value) if has_point else None

@@ -23,6 +23,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index
+from nnembed.engine.piece_bounds import output_bounds
 from nnembed.errors import BoxError
 from nnembed.problem import Problem, stack
 
@@ -203,20 +204,23 @@ def relax(problem: Problem, terms: Terms, pieces: Pieces) -> Relaxation:
     sizes = (p, p, len(pair_term), t)
     z, x, y, w = np.split(n + np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
     low, high = problem.lower[terms.other], problem.upper[terms.other]
+    on_piece = output_bounds(
+        problem, terms.factor[pair_term], pieces.low[pair_piece], pieces.high[pair_piece], terms.other[pair_term]
+    )
     rows = _Rows(n + sum(sizes))
     rows.partition(pieces, z, x)
-    rows.copies(pair_term, pair_piece, y, z, terms.other, low, high)
+    rows.copies(pair_term, pair_piece, y, z, terms.other, *on_piece)
     over = (terms.coefficient > 0) == problem.maximize
-    rows.envelope(pieces, (pair_term, pair_piece), (z, x, y, w), (low, high), over, square)
+    rows.envelope(pieces, (pair_term, pair_piece), (z, x, y, w), on_piece, over, square)
     rows.squares(pieces, place_of, start, (z, x, w), over, square)
     corners = np.stack([a * b for a in _ends(problem, terms.factor) for b in (low, high)])
     matrix, row_lower, row_upper = rows.result()
     bounds = (
         np.concatenate(
-            [problem.lower, np.zeros(p), np.minimum(pieces.low, 0), np.minimum(low[pair_term], 0), corners.min(0)]
+            [problem.lower, np.zeros(p), np.minimum(pieces.low, 0), np.minimum(on_piece[0], 0), corners.min(0)]
         ),
         np.concatenate(
-            [problem.upper, np.ones(p), np.maximum(pieces.high, 0), np.maximum(high[pair_term], 0), corners.max(0)]
+            [problem.upper, np.ones(p), np.maximum(pieces.high, 0), np.maximum(on_piece[1], 0), corners.max(0)]
         ),
     )
     cost = np.zeros(n + sum(sizes))
@@ -279,8 +283,8 @@ class _Rows:
     def copies(self, term: Index, piece: Index, y: Index, z: Index, other: Index, low: Array, high: Array) -> None:
         """Put the other factor's value into the copy of the piece that is on."""
         r = np.arange(len(y))
-        self.add(len(y), [(r, y, 1.0), (r, z[piece], -low[term])], 0.0, np.inf)
-        self.add(len(y), [(r, y, 1.0), (r, z[piece], -high[term])], -np.inf, 0.0)
+        self.add(len(y), [(r, y, 1.0), (r, z[piece], -low)], 0.0, np.inf)
+        self.add(len(y), [(r, y, 1.0), (r, z[piece], -high)], -np.inf, 0.0)
         used, where = np.unique(term, return_inverse=True)
         k = len(used)
         self.add(k, [(where, y, 1.0), (np.arange(k), other[used], -1.0)], 0.0, 0.0)
@@ -297,8 +301,8 @@ class _Rows:
         """McCormick on every piece, summed."""
         (term, piece), (z, x, y, w), (low, high) = pairs, columns, sides
         for upper, corners in (
-            (True, ((pieces.high, low), (pieces.low, high))),
-            (False, ((pieces.low, low), (pieces.high, high))),
+            (True, ((pieces.high[piece], low), (pieces.low[piece], high))),
+            (False, ((pieces.low[piece], low), (pieces.high[piece], high))),
         ):
             chosen = np.flatnonzero((over == upper) & ~square)
             if not len(chosen):
@@ -306,13 +310,13 @@ class _Rows:
             index = np.full(len(w), -1)
             index[chosen] = np.arange(len(chosen))
             some = index[term] >= 0
-            row, t, q = index[term[some]], term[some], piece[some]
+            row, q = index[term[some]], piece[some]
             for edge, end in corners:
                 entries: list[tuple[Index, Index, Array | float]] = [
                     (np.arange(len(chosen)), w[chosen], 1.0),
-                    (row, y[some], -edge[q]),
-                    (row, x[q], -end[t]),
-                    (row, z[q], edge[q] * end[t]),
+                    (row, y[some], -edge[some]),
+                    (row, x[q], -end[some]),
+                    (row, z[q], edge[some] * end[some]),
                 ]
                 self.add(len(chosen), entries, *((-np.inf, 0.0) if upper else (0.0, np.inf)))
 

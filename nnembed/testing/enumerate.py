@@ -1,9 +1,9 @@
-"""The optimum of a small network by enumeration of all linear pieces: one LP each, no MILP, none of our formulations."""
+"""The optimum of a small network by enumeration of all linear pieces: one LP each, no MILP, no formulation of ours."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import scipy.sparse as sp
@@ -53,7 +53,7 @@ def _pieces(network: Network, n: int) -> Iterator[tuple[Array, Array, Array, Arr
 
 def _split(picked: tuple[_Choice, ...], neurons: list[tuple[Node, list[list[_Choice]]]]) -> list[list[_Choice]]:
     cuts = np.cumsum([0] + [len(layer) for _, layer in neurons])
-    return [list(picked[a:b]) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [list(picked[a:b]) for a, b in pairwise(cuts)]
 
 
 def _compose(network: Network, n: int, choice: dict[str, list[_Choice]]) -> tuple[Array, Array, Array, Array]:

@@ -67,3 +67,20 @@ def random_network(seed: int, *, inputs: int = 2, width: int = 4, kinds: Sequenc
     """Return a small random network with one output and the given hidden activations."""
     rng = np.random.default_rng(seed)
     return chain([(width, kind) for kind in kinds] + [(1, "none")], inputs, rng)
+
+
+def reference_networks() -> dict[str, Network]:
+    """Return small networks by name that cover every node kind, alone, mixed and with a skip connection.
+
+    Two or three inputs named ``x``, at most ten neurons, so that `enumerate_optimum` takes each of them.
+    """
+    found = {}
+    for kind in KINDS[:-1]:
+        sizes = (2, 2) if kind == "clip" else (3, 2)
+        layers = [(sizes[0], kind), (sizes[1], kind), (2, "none")]
+        found[kind] = chain(layers, 2, np.random.default_rng(len(kind)))
+    rng = np.random.default_rng(11)
+    found["affine"] = chain([(2, "none")], 2, rng)
+    found["mixed"] = chain([(2, "relu"), (2, "abs"), (4, "max"), (1, "none")], 3, rng, skip=True)
+    found["skip"] = chain([(3, "relu"), (3, "leaky"), (2, "none")], 2, rng, skip=True)
+    return found

@@ -19,7 +19,7 @@ from nnembed.block import Block, ColumnGroup, Fill, Indicators, Role, Sos1, Valu
 from nnembed.bounds.box import Bounds
 from nnembed.ir.network import Network, TensorSpec
 from nnembed.ir.nodes import Affine
-from nnembed.problem import stack
+from nnembed.problem import canonical, relabel, stack
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,7 +254,7 @@ class BlockBuilder:
                 shape = (len(flat), self.batch * operator.shape[1])
                 matrix = sp.csr_array((matrix.data, matrix.indices + shift, matrix.indptr), shape=shape)
             constant = constant + matrix @ below.constant
-            part = self._wide(sp.csr_array(matrix @ below.matrix))
+            part = self._wide(_substitute(matrix, below.matrix))
             total = part if total is None else sp.csr_array(total + part)
         assert total is not None
         return Rows(total, constant)
@@ -270,6 +270,13 @@ class BlockBuilder:
         if matrix.shape[1] == self.width:
             return matrix
         return sp.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], self.width))
+
+
+def _substitute(matrix: sp.csr_array, rows: sp.csr_array) -> sp.csr_array:
+    """Return ``matrix @ rows``; where every row is one column, columns are only renumbered."""
+    if rows.nnz == rows.shape[0] and (np.diff(rows.indptr) == 1).all() and (rows.data == 1.0).all():
+        return relabel(matrix, rows.indices, rows.shape[1])
+    return canonical(sp.csr_array(matrix @ rows))
 
 
 def scale_rows(matrix: sp.csr_array, factor: Array) -> sp.csr_array:

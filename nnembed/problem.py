@@ -296,7 +296,7 @@ class Overlay:
 
 def overlay(host: Problem, layers: Sequence[Overlay]) -> Problem:
     """Stack blocks below the rows of a host problem; shared columns are joined, the others appended."""
-    matrices: list[sp.csr_array] = [host.matrix]
+    matrices: list[sp.csr_array] = [canonical(host.matrix)]
     lower, upper, integer = [host.lower], [host.upper], [host.integer]
     row_lower, row_upper = [host.row_lower], [host.row_upper]
     rows, columns = list(host.row_groups), list(host.column_groups)
@@ -363,9 +363,22 @@ def _ties(binding: Binding, place: Index, variables: Index, width: int) -> sp.cs
 
 
 def relabel(matrix: sp.csr_array, columns: Index, width: int) -> sp.csr_array:
-    """Return `matrix` with column j moved to ``columns[j]`` of a matrix of `width` columns."""
+    """Return `matrix` with column j moved to ``columns[j]`` of a matrix of `width` columns; nothing is shared."""
     moved = columns.astype(np.int32)[matrix.indices]
-    return sp.csr_array((matrix.data, moved, matrix.indptr), shape=(matrix.shape[0], width))
+    return canonical(sp.csr_array((matrix.data, moved, matrix.indptr), shape=(matrix.shape[0], width)))
+
+
+def canonical(matrix: sp.csr_array) -> sp.csr_array:
+    """Return the matrix with sorted columns and no repetitions, in memory of its own unless it was so already.
+
+    scipy sorts in place when it needs to (in ``abs``, for one). Arrays that two matrices share would then be right for one
+    of them only, so every matrix of a block or a problem is brought into this form when it is made.
+    """
+    if matrix.has_canonical_format:
+        return matrix
+    own = matrix.copy()
+    own.sum_duplicates()
+    return own
 
 
 def widen(matrix: sp.csr_array, width: int) -> sp.csr_array:

@@ -12,6 +12,7 @@ from nnembed.certificate import relative_gap
 from nnembed.engine.products import Pieces, Relaxation, Terms, find_terms, first_pieces, refine, relax
 from nnembed.engine.recover import feasible, snapped
 from nnembed.events import Event, Incumbent
+from nnembed.features import Capability
 from nnembed.heuristics.scene import Point
 from nnembed.options import Clock, Options
 from nnembed.problem import Problem
@@ -75,7 +76,9 @@ class Refinement:
         left = None if self.options.time_limit is None else self.clock.remaining
         options = replace(self.options, time_limit=left, gap=0.5 * self.options.gap)
         with self.backend.load(relaxation.problem, options) as session:
-            if self.best is not None:
+            if Capability.MIP_START not in self.backend.capabilities:
+                pass  # starts are refused
+            elif self.best is not None:
                 session.set_start(np.arange(relaxation.problem.n_columns), relaxation.lift(self.best))
             elif start is not None and len(start.discrete):
                 session.set_start(start.columns[start.discrete], start.values[start.discrete])

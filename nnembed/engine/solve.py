@@ -21,7 +21,7 @@ from nnembed.engine.lower import chain_to_come, lower_for, needs_after, refusal
 from nnembed.engine.recover import better_of, repaired, trivial_bound
 from nnembed.errors import InputError, Unavailable, UnknownName, UnsupportedFeature
 from nnembed.events import Event, HeuristicFinished, Incumbent, Solved
-from nnembed.features import Feature, missing
+from nnembed.features import Capability, Feature, missing
 from nnembed.heuristics.scene import Point, Scene
 from nnembed.hooks.manager import Registry, registry
 from nnembed.options import Clock, Options
@@ -155,7 +155,8 @@ class Run:
         """Hand the problem over as it is, solve it, and make the answer follow the networks exactly."""
         left = None if self.options.time_limit is None else self.clock.remaining
         with self._phase("hand-over", lambda: backend.load(problem, replace(self.options, time_limit=left))) as session:
-            solution = self._phase("solve", lambda: run_session(session, point, on_event, stopped))
+            start = point if Capability.MIP_START in backend.capabilities else None
+            solution = self._phase("solve", lambda: run_session(session, start, on_event, stopped))
             solution = better_of(problem, solution, point)
             return self._phase("recover", lambda: repaired(problem, solution, session, self.options))
 

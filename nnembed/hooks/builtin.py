@@ -81,7 +81,6 @@ def nnembed_heuristics() -> Iterable[Heuristic]:
 
 @hookimpl(trylast=True)
 def nnembed_choose_backend(problem: Problem, available: tuple[str, ...], options: Options) -> str | None:
-    """Choose HiGHS when it takes the problem, else the first that is there."""
-    if "highs" in available:
-        return "highs"
-    return available[0] if available else None
+    """Choose HiGHS when it takes the problem, else the first that is there without a limit of size."""
+    ranked = [name for name in ("highs", "scip") if name in available] + list(available)
+    return ranked[0] if ranked else None

@@ -33,13 +33,13 @@ def revenue_model(seed, low=-1.0, high=1.0, kinds=("relu", "relu")):
 def test_price_times_demand_equals_the_grid(seed, sense):
     net, m, x, y = revenue_model(seed)
     m.add_objective(x.sel(f=0, drop=True) * y + 0.1 * x.sel(f=1, drop=True), sense=sense)
-    result = m.solve(gap=1e-4, time_limit=60)
+    result = m.solve(gap=1e-3, time_limit=60)
     points = grid([-1, -1], [1, 1])
     values = points[:, 0] * net(points)[:, 0] + 0.1 * points[:, 1]
     best = values.max() if sense == "max" else values.min()
     sign = 1 if sense == "max" else -1
     assert result.status == "optimal"
-    assert sign * result.objective >= sign * best - 2e-4 * (1 + abs(best))
+    assert sign * result.objective >= sign * best - 2e-3 * (1 + abs(best))
     assert sign * result.bound >= sign * best - 1e-9
     assert result.certificate.ok
     assert m.objective.value == pytest.approx(result.objective, abs=1e-6)
@@ -49,7 +49,7 @@ def test_price_times_demand_equals_the_grid(seed, sense):
 def test_squares_of_predictions(sense):
     net, m, _, y = revenue_model(7)
     m.add_objective(y * y, sense=sense)
-    result = m.solve(gap=1e-4, time_limit=60)
+    result = m.solve(gap=1e-3, time_limit=60)
     values = net(grid([-1, -1], [1, 1]))[:, 0] ** 2
     best = values.max() if sense == "max" else values.min()
     assert result.objective == pytest.approx(best, abs=2e-3)
@@ -76,7 +76,7 @@ def test_integers_with_many_values():
     y = m.embed(net, x, name="demand").sel(output=0, drop=True)
     m.add_constraints(k + 10 * x.sum("f") <= 25, name="budget")
     m.add_objective(k * y, sense="max")
-    result = m.solve(gap=1e-4, time_limit=60)
+    result = m.solve(gap=1e-3, time_limit=60)
     points = grid([-1, -1], [1, 1], 201)
     most = np.clip(np.floor(25 - 10 * points.sum(1)), 0, 40)
     assert result.objective >= (most * net(points)[:, 0]).max() - 1e-2

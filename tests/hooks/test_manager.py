@@ -121,10 +121,14 @@ def test_every_hook_is_documented_and_has_a_point():
         assert getattr(specs, name).__doc__
 
 
-def test_unavailable_solver_says_what_to_install():
-    net = nn.maximize
+def test_unavailable_solver_says_what_to_install(monkeypatch):
+    import sys
+
     from nnembed.testing import random_network
 
+    net, bare = nn.maximize, build()
+    for name in ("solve", "embed"):
+        monkeypatch.setattr(sys.modules[f"nnembed.engine.{name}"], "registry", lambda: bare)
     with pytest.raises(nn.Unavailable, match="nnembed-gurobi"):
         net(random_network(0), (-1.0, 1.0), backend="gurobi")
     with pytest.raises(nn.UnknownName, match="did you mean 'highs'"):

@@ -371,8 +371,8 @@ def relabel(matrix: sp.csr_array, columns: Index, width: int) -> sp.csr_array:
 def canonical(matrix: sp.csr_array) -> sp.csr_array:
     """Return the matrix with sorted columns and no repetitions, in memory of its own unless it was so already.
 
-    scipy sorts in place when it needs to (in ``abs``, for one). Arrays that two matrices share would then be right for one
-    of them only, so every matrix of a block or a problem is brought into this form when it is made.
+    scipy sorts in place when it needs to (in ``abs``, for one). Arrays that two matrices share would then be right for
+    one of them only, so every matrix of a block or a problem is brought into this form when it is made.
     """
     if matrix.has_canonical_format:
         return matrix

@@ -1,8 +1,8 @@
 """A problem as heuristics see it: the user's variables that networks read, the networks, the objective on both.
 
-The *visible* columns are the network inputs' variables and the network outputs. The *drivers* are the visible columns that
-no network writes; values of the drivers determine all visible ones and every column of every block. Networks may read
-outputs of other networks.
+The *visible* columns are the network inputs' variables and the network outputs. The *drivers* are the visible columns
+that no network writes; values of the drivers determine all visible ones and every column of every block. Networks may
+read outputs of other networks.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def test_plugins_decide_before_built_ins():
 
 def test_observers_hear_events():
     heard = []
-    reg = build(extra=[("mine", plugin(nnembed_event=lambda event: heard.append(event)))])
+    reg = build(extra=[("mine", plugin(nnembed_event=lambda event: heard.append(event) or None))])
     from nnembed.events import Solved
 
     reg.notify(Solved(1.0, "optimal", 2.0, 2.0))

@@ -11,15 +11,16 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index
-from nnembed.errors import InputError, SolverError, UnknownName
+from nnembed.errors import InputError, SolverError, UnknownName, UnsupportedFeature
 from nnembed.events import Event, Incumbent
-from nnembed.features import Availability, Capability, Feature
+from nnembed.features import Availability, Capability, Feature, missing
 from nnembed.options import Options
 from nnembed.protocols import Solution
 
@@ -61,7 +62,17 @@ class Highs:
         return Availability.FULL if importlib.util.find_spec("highspy") else Availability.NOT_FOUND
 
     def load(self, problem: Problem, options: Options) -> HighsSession:
-        """Hand the problem over by arrays."""
+        """Hand the problem over by arrays.
+
+        Raises
+        ------
+        UnsupportedFeature
+            If the problem has sets, indicator rows or a nonconvex objective; they would be lost without a word.
+        """
+        if lacking := missing(problem.needs, self.accepts):
+            raise UnsupportedFeature(
+                f"HiGHS does not take {', '.join(lacking)}, which this problem needs; choose another backend="
+            )
         return HighsSession(problem, options)
 
 
@@ -131,10 +142,16 @@ class HighsSession:
 
     def set_cost(self, columns: Index, cost: Array) -> None:
         """Change objective coefficients."""
+        whole = self._problem.cost.copy()
+        whole[columns] = cost
+        self._problem = replace(self._problem, cost=whole)
         self._check(self._highs.changeColsCost(len(columns), columns.astype(np.int32), cost), "changeColsCost")
 
     def set_bounds(self, columns: Index, lower: Array, upper: Array) -> None:
         """Change column bounds."""
+        low, high = self._problem.lower.copy(), self._problem.upper.copy()
+        low[columns], high[columns] = lower, upper
+        self._problem = replace(self._problem, lower=low, upper=high)
         code = self._highs.changeColsBounds(len(columns), columns.astype(np.int32), lower, upper)
         self._check(code, "changeColsBounds")
 
@@ -240,8 +257,9 @@ class HighsSession:
         bound: float | None = float(info.mip_dual_bound) if mixed else None
         if not mixed and status == "optimal":
             bound = float(info.objective_function_value)
-        if status == "optimal" and x is None:  # an empty model
+        if code == "kModelEmpty" and x is None:
             x = np.clip(np.zeros(problem.n_columns), problem.lower, problem.upper)
+            bound = problem.objective(x)
         if x is not None and status in ("time_limit", "interrupted"):
             status = "feasible" if status == "time_limit" else "interrupted"
         if status == "infeasible_or_unbounded":
@@ -259,11 +277,11 @@ class HighsSession:
 
     def _decide(self) -> str:
         """Tell infeasible from unbounded: without an objective only infeasibility remains."""
-        n = self._problem.n_columns
+        n, cost = self._problem.n_columns, self._problem.cost
         self.set_cost(np.arange(n), np.zeros(n))
         self._run()
         feasible = self._highs.getModelStatus().name == "kOptimal"
-        self.set_cost(np.arange(n), self._problem.cost)
+        self.set_cost(np.arange(n), cost)
         return "unbounded" if feasible else "infeasible"
 
     # ---- loading ------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ def refine(problem: Problem, terms: Terms, pieces: Pieces, x: Array, w: Array, m
     inside = (_piece_of(pieces, x) > 0) & np.isin(pieces.owner, chosen) & (pieces.high > pieces.low)
     value = x[pieces.columns[pieces.owner]]
     whole = problem.integer[pieces.columns[pieces.owner]]
-    parts: list[tuple[Array, Array, Array]] = []
+    parts: list[tuple[Index, Array, Array]] = []
     keep = ~inside
     parts.append((pieces.owner[keep], pieces.low[keep], pieces.high[keep]))
     i = np.flatnonzero(inside)

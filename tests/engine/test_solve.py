@@ -62,6 +62,26 @@ def test_infeasible_names_the_network_or_the_rows(net):
     assert "own rows have no solution" in own.message
 
 
+def test_infeasible_names_the_rows_that_stand_in_the_way(net):
+    import pandas as pd
+
+    best = nn.maximize(net, BOX, gap=1e-7).objective
+    m = nn.Model()
+    x = m.add_variables(-1, 1, coords=[pd.RangeIndex(2, name="f")], name="price")
+    y = m.embed(net, x, name="demand")
+    m.add_constraints(x.sum("f") <= 5, name="harmless")
+    m.add_constraints(y.sum() >= best + 2, name="target")
+    m.add_objective(x.sum(), sense="min")
+    result = m.solve()
+    assert result.status == "infeasible"
+    assert "relax target by 2" in result.message and "harmless" not in result.message
+    m.remove_constraints("target")
+    y.lower.values[:] = best + 1
+    limited = m.solve()
+    assert limited.status == "infeasible"
+    assert "relax the bound on demand by 1" in limited.message
+
+
 def test_unbounded_host(net):
     model = nn.ArrayModel([-1, -1, 0], [1, 1, np.inf], cost=[0, 0, 1.0], maximize=True)
     nn.embed(model, net, np.arange(2))

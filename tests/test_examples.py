@@ -138,7 +138,7 @@ def test_without_matplotlib_the_demo_names_the_extra(tmp_path, monkeypatch):
     with pytest.raises(Unavailable):
         picture_of_today(tmp_path / "demo.png")
     console = Console(record=True, width=120, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
-    report = run_demo(tmp_path / "demo.png", time_limit=1.0, console=console)
+    report = run_demo(tmp_path / "demo.png", time_limit=60.0, console=console)
     assert report.picture is None
     assert "nnembed[plot]" in console.export_text()
 

@@ -8,8 +8,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from nnembed.block import Block
 from nnembed.certificate import Certificate, certify, relative_gap
 from nnembed.embedding import Embedding, embeddings_of, emit_block, make_plan
@@ -19,10 +17,11 @@ from nnembed.engine.explain import explain
 from nnembed.engine.interrupt import stop_on_interrupt
 from nnembed.engine.lower import chain_to_come, lower_for, needs_after, refusal
 from nnembed.engine.recover import better_of, repaired, trivial_bound
+from nnembed.engine.start import StartSearch, chosen_heuristics, offer
 from nnembed.errors import InputError, Unavailable, UnknownName, UnsupportedFeature
 from nnembed.events import Event, HeuristicFinished, Incumbent, Solved
 from nnembed.features import Capability, Feature, missing
-from nnembed.heuristics.scene import Point, Scene
+from nnembed.heuristics.scene import Point
 from nnembed.hooks.manager import Registry, registry
 from nnembed.options import Clock, Options
 from nnembed.problem import Overlay, Problem, overlay, placed
@@ -133,7 +132,8 @@ class Run:
             stated, own, layers = self._phase("compile", self._problem)
             backend = choose_backend(stated, self.options, self.registry)
             problem = self._phase("compile", lambda: lower_for(stated, own, layers, backend, self.registry))
-            point = self._phase("start", lambda: self._start(problem, on_event, stopped))
+            search = StartSearch(problem, backend, self.heuristics, self.options, self.clock, on_event, stopped)
+            point = self._phase("start", search.run)
             if missing(problem.needs, backend.accepts):  # only products can be missing here
                 refinement = Refinement(problem, backend, self.options, self.clock, on_event, stopped)
                 solution = self._phase("solve", lambda: refinement.run(point))
@@ -236,35 +236,6 @@ class Run:
                 f"{self.host.name!r} cannot widen its outputs; call remove() on the embedding and embed again"
             )
 
-    def _start(self, problem: Problem, on_event: Callable[[Event], None], stopped: Callable[[], bool]) -> Point | None:
-        given = given_start(self.options.start, problem)
-        if given is not None or not problem.placements:
-            return given
-        if not any(len(p.drivers) for p in problem.placements):
-            return Scene(problem).point(np.zeros(0))
-        scene, best = Scene(problem), None
-        rng = np.random.default_rng(self.options.seed)
-        for heuristic in self.heuristics:
-            if self.clock.expired or stopped():
-                break
-            last = None
-            for candidate in heuristic.run(scene, None, replace(self.options.budget, seconds=self._share()), rng):
-                last = candidate
-                if stopped():
-                    break
-            if last is None:
-                continue
-            point = scene.point(last.inputs["drivers"]["x"])
-            good = point.complete and point.violation <= 1e-7
-            on_event(HeuristicFinished(self.clock.elapsed, heuristic.name, point.objective if good else None))
-            if best is None or _better(problem, point, best):
-                best = point
-        return best
-
-    def _share(self) -> float | None:
-        """Return the seconds the start may take, a tenth of what is left."""
-        return None if self.options.time_limit is None else 0.1 * self.clock.remaining
-
     def _report(self, problem: Problem, solution: Solution, backend: Backend) -> Result:
         bound = solution.bound if solution.bound is not None else trivial_bound(problem)
         if solution.status in ("infeasible", "unbounded"):
@@ -305,15 +276,6 @@ def honest(history: Sequence[HistoryEntry], bound: float | None, maximize: bool)
     sign = -1.0 if maximize else 1.0
     edge = sign * bound + 1e-9 * (1 + abs(bound))
     return tuple(h if h.bound is None or sign * h.bound <= edge else replace(h, bound=None) for h in history)
-
-
-def chosen_heuristics(choice: Any, reg: Registry) -> list[Any]:
-    """Return the heuristics an option stands for."""
-    if isinstance(choice, str):
-        choice = {"auto": ("forward",), "none": ()}.get(choice, (choice,))
-    if not isinstance(choice, Sequence):
-        choice = (choice,)
-    return [reg.get("heuristic", h) for h in choice]
 
 
 def lacking_features(problem: Problem, backend: Backend, reg: Registry) -> list[str]:
@@ -366,38 +328,3 @@ def run_session(
     if point is not None:
         offer(session, point)
     return session.solve(on_event, stopped)
-
-
-def offer(session: Session, point: Point) -> None:
-    """Give the solver the whole point when it is feasible as far as is known, else only the binaries."""
-    if point.complete and point.violation <= 1e-7:
-        session.set_start(point.columns, point.values, strong=point.strong)
-    elif len(point.discrete):
-        session.set_start(point.columns[point.discrete], point.values[point.discrete])
-
-
-def given_start(start: Any, problem: Problem) -> Point | None:
-    """Return a start the user passed, as a point."""
-    if start is None or (isinstance(start, str) and start == "auto"):
-        return None
-    if isinstance(start, Result):
-        if start.point is None:
-            raise InputError("start= is a Result without a point; pass one that has a solution")
-        # Another solver or formulation may have had other inner columns: then the user's own variables are the start.
-        start = start.point if len(start.point) == problem.n_columns else start.point[: len(problem.labels)]
-    values = np.asarray(start, float)
-    if values.shape not in ((problem.n_columns,), (len(problem.labels),)):
-        raise InputError(
-            f"start has shape {values.shape}; pass a Result of this model, or one value for each of its "
-            f"{len(problem.labels)} variables"
-        )
-    if len(values) == problem.n_columns:
-        columns = np.arange(problem.n_columns)
-        return Point(columns, values, problem.objective(values), 0.0, True, np.flatnonzero(problem.integer))
-    scene = Scene(problem)
-    return scene.point(values[scene.drivers])
-
-
-def _better(problem: Problem, new: Point, old: Point) -> bool:
-    sign = -1.0 if problem.maximize else 1.0
-    return (new.violation > 1e-7, sign * new.objective) < (old.violation > 1e-7, sign * old.objective)

@@ -49,12 +49,14 @@ class Crown:
         started, clock = time.perf_counter(), budget.start()
         widest = max((spec.size for spec in network.tensors.values()), default=1)
         step = max(1, _CHUNK // (16 * widest))
+        if bounds.batch <= step:
+            low, high = _propagate(bounds, clock)
+            return bounds.intersect(low, high, Provenance(self.name, time.perf_counter() - started, -1))
         parts = [
             _propagate(bounds.repeat(np.arange(i, min(i + step, bounds.batch)), (min(step, bounds.batch - i),)), clock)
             for i in range(0, bounds.batch, step)
         ]
-        low = {t: np.concatenate([p[0][t] for p in parts]) for t in parts[0][0]} if len(parts) > 1 else parts[0][0]
-        high = {t: np.concatenate([p[1][t] for p in parts]) for t in parts[0][1]} if len(parts) > 1 else parts[0][1]
+        low, high = ({t: np.concatenate([p[i][t] for p in parts]) for t in parts[0][i]} for i in (0, 1))
         return bounds.intersect(low, high, Provenance(self.name, time.perf_counter() - started, -1))
 
 
@@ -211,8 +213,9 @@ def _make_step(node: Node, low: Mapping[str, Array], high: Mapping[str, Array]) 
     own = _centred(low[node.output], high[node.output])
     sizes = [np.maximum(np.abs(low[t]), np.abs(high[t])) for t in node.inputs]
     if isinstance(node, Affine):
-        pairs = zip(node.operators, sizes, strict=True)
-        drift = np.sum([operator.absolute.apply(m) for operator, m in pairs], axis=0)
+        drift = node.operators[0].absolute.apply(sizes[0])
+        for operator, m in zip(node.operators[1:], sizes[1:], strict=True):
+            drift = drift + operator.absolute.apply(m)
         relative = gamma(max(op.terms for op in node.operators) + len(node.operators))
         return _Step(node, *_columns(own, node.bias, node.bias, relative * drift))
     if isinstance(node, Activation):

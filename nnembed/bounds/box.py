@@ -119,6 +119,8 @@ class Bounds:
         """
         new_low, new_high = dict(self.low), dict(self.high)
         for name in low:
+            if new_low.get(name) is low[name] and new_high.get(name) is high[name]:
+                continue
             if name in new_low:
                 lo, hi = np.maximum(new_low[name], low[name]), np.minimum(new_high[name], high[name])
                 crossed = lo > hi

@@ -11,6 +11,7 @@
     |   |-- BoxError                an infinite, empty or malformed box
     |   |-- WrongModel              variables of another model
     |   `-- UnknownName             a name nobody registered; suggests the closest known one
+    |       `-- UnknownKeyword          a keyword argument that a function does not have (also a TypeError)
     |-- UnsupportedFeature      never possible here: the chosen parts do not fit together
     |-- Unavailable             not now: a package or licence is missing
     |-- PluginError             a plugin breaks the rules of its extension point
@@ -87,6 +88,13 @@ class UnknownName(InputError):
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         super().__init__(f"unknown {kind} {name!r}{hint} (known: {', '.join(names) or 'none'})")
+
+
+class UnknownKeyword(UnknownName, TypeError):
+    """A keyword argument that a function does not have."""
+
+    def __init__(self, function: str, name: str, known: Iterable[str]):
+        super().__init__(f"keyword of {function}()", name, known)
 
 
 class UnsupportedFeature(NnembedError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import linopy
 
 from nnembed import embedding, engine
+from nnembed.keywords import explicit
 
 if TYPE_CHECKING:
     from nnembed.embedding import Embedding
@@ -31,6 +32,7 @@ class Model(linopy.Model):  # type: ignore[misc]
         """The networks in this model, by name."""
         return embedding.embeddings_of(self)
 
+    @explicit
     def embed(
         self, net: Network, x: Any, *, name: str | None = None, formulation: Any = "auto", bounds: Any = "auto"
     ) -> Any:
@@ -58,6 +60,7 @@ class Model(linopy.Model):  # type: ignore[misc]
         made = engine.embed(self, net, x, name=name, formulation=formulation, bounds=bounds, attach=False)
         return made.outputs
 
+    @explicit
     def solve(
         self,
         backend: Any = "auto",

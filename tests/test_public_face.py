@@ -64,5 +64,15 @@ def test_no_function_tunnels_keywords():
 
 
 def test_unknown_keyword_names_the_closest():
-    with pytest.raises(TypeError, match="time_limt"):
-        nn.maximize(None, None, time_limt=3)
+    calls = [
+        (lambda: nn.maximize(None, None, time_limt=3), "keyword of maximize.. 'time_limt'; did you mean 'time_limit'"),
+        (lambda: nn.embed(None, None, None, formulaton="slack"), "did you mean 'formulation'"),
+        (lambda: nn.solve(None, backnd="highs"), "did you mean 'backend'"),
+        (lambda: nn.Model().solve(threds=2), "did you mean 'threads'"),
+        (lambda: nn.load("x.onnx", chek=False), "did you mean 'check'"),
+    ]
+    for call, words in calls:
+        with pytest.raises(TypeError, match=words):
+            call()
+        with pytest.raises(nn.UnknownName):
+            call()

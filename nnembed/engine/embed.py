@@ -19,6 +19,7 @@ from nnembed.events import BlockEmitted, BoundsTightened
 from nnembed.features import Feature
 from nnembed.hooks.manager import Registry, registry
 from nnembed.ir.network import Network
+from nnembed.keywords import explicit
 from nnembed.options import Budget, Options
 from nnembed.problem import InputMap
 from nnembed.protocols import BoundTightener, Host
@@ -26,6 +27,7 @@ from nnembed.protocols import BoundTightener, Host
 _DEFAULT_METHODS = ("crown",)  # CROWN runs interval arithmetic on its way
 
 
+@explicit
 def tighten(
     network: Network,
     box: Any,
@@ -89,6 +91,7 @@ def find_host(model: Any, reg: Registry) -> Host:
     raise InputError(f"no host for a model of type {kind}; installed hosts: {', '.join(hosts)}")
 
 
+@explicit
 def embed(
     model: Any,
     network: Network,

@@ -17,10 +17,12 @@ from nnembed.engine.solve import Run
 from nnembed.errors import InputError, UnknownName
 from nnembed.hosts.arrays import ArrayModel
 from nnembed.ir.network import Network
+from nnembed.keywords import explicit
 from nnembed.options import Options
 from nnembed.result import Result
 
 
+@explicit
 def maximize(
     network: Network,
     box: Any,
@@ -76,6 +78,7 @@ def maximize(
     return _extreme(network, box, objective, constraints, options, maximize=True)
 
 
+@explicit
 def minimize(
     network: Network,
     box: Any,

@@ -6,8 +6,10 @@ from typing import Any
 
 from nnembed.hooks.manager import registry
 from nnembed.ir.network import Network
+from nnembed.keywords import explicit
 
 
+@explicit
 def load(source: Any, *, check: bool = True) -> Network:
     """Load a trained network from an ONNX model.
 

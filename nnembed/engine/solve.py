@@ -23,12 +23,14 @@ from nnembed.events import Event, HeuristicFinished, Incumbent, Solved
 from nnembed.features import Capability, Feature, missing
 from nnembed.heuristics.scene import Point
 from nnembed.hooks.manager import Registry, registry
+from nnembed.keywords import explicit
 from nnembed.options import Clock, Options
 from nnembed.problem import Overlay, Problem, overlay, placed
 from nnembed.protocols import Backend, Host, Session, Solution
 from nnembed.result import HistoryEntry, Result
 
 
+@explicit
 def solve(
     model: Any,
     *,

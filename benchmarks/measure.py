@@ -2,8 +2,9 @@
 
     python benchmarks/measure.py FAMILY TASK WAY [--limit CPU_SECONDS]
 
-FAMILY solve, build, crown, import or load. WAY nnembed, nnembed:unchecked (no self-check on loading), nnembed:linopy,
-hand:two_row, hand:slack (+start), omlt; for `import` the name of a package.
+FAMILY as in `run.py`. WAY nnembed, nnembed:unchecked (no self-check on loading), nnembed:linopy, nnembed:overlay,
+nnembed:attach, nnembed:arrays, nnembed:model, hand:two_row, hand:slack (+start), omlt, pyscipopt_ml; for `import` the
+name of a package. TASK is a number of points for `batch` and a band in percent for `revenue`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 
-from tasks import ROOT, Task, load_tasks, networks, yardstick
+from tasks import FAMILIES, ROOT, Task, load_tasks, networks, yardstick
 
 if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # behind everything: an installed nnembed wins
@@ -42,11 +43,11 @@ def measured(family: str, task: str, way: str, limit: float) -> Iterator[dict[st
     elif family == "crown":
         yield crown(load_tasks()[task])
     elif way.startswith("nnembed"):
-        yield own(load_tasks()[task], way, limit)
+        yield own(family, task, way, limit)
     elif (folder := yardstick()) is not None:
         from peers import by_yardstick
 
-        yield by_yardstick(folder, task, way, limit)
+        yield by_yardstick(folder, task, way, limit, "scip" if family == "scip" else "highs")
     elif way == "omlt":
         from peers import omlt
 
@@ -58,10 +59,25 @@ def measured(family: str, task: str, way: str, limit: float) -> Iterator[dict[st
         yield measure(load_tasks()[task], form, extra == "start", limit)
 
 
-def own(task: Task, way: str, limit: float) -> dict[str, Any]:
+def own(family: str, name: str, way: str, limit: float) -> dict[str, Any]:
     """Measure a way of nnembed."""
-    from ours import attach, maximize
+    if family == "batch":
+        from batch import embed
 
+        return embed(int(name), way)
+    if family == "revenue":
+        from revenue import measure as revenue
+
+        return revenue(float(name) / 100, limit)
+    task: Task = load_tasks()[name]
+    if family == "pyomo":
+        from pyomo_ways import measure
+
+        return measure(task, way)
+    from ours import attach, maximize, scip
+
+    if family == "scip":
+        return maximize(task, limit, solver=scip())
     return attach(task) if way == "nnembed:linopy" else maximize(task, limit, check=way != "nnembed:unchecked")
 
 
@@ -167,7 +183,7 @@ def label(path: Path) -> str:
 def main() -> None:
     """Measure and print; an error is a result too."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("family", choices=("solve", "build", "crown", "import", "load"))
+    parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("task")
     parser.add_argument("way")
     parser.add_argument("--limit", type=float, default=0.0, help="CPU seconds of solving; 0 builds only")

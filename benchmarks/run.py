@@ -3,6 +3,7 @@
     python benchmarks/run.py                                        everything
     python benchmarks/run.py --family build --family crown          some families
     python benchmarks/run.py --family solve --tasks digits --limit 30
+    python benchmarks/run.py --family batch --tasks 100             batch takes numbers of points, revenue percents
     python benchmarks/run.py --resume                               go on where the last run stopped
     python benchmarks/run.py --report --markdown                    print the tables of the last run again
     python benchmarks/run.py --report --into docs/benchmarks.md     or put them into the page
@@ -28,18 +29,22 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from tasks import HERE, ROOT, Task, load_tasks, yardstick
+from tasks import BANDS, FAMILIES, HERE, POINTS, ROOT, Task, load_tasks, yardstick
 
 sys.path.append(str(ROOT))  # behind everything: an installed nnembed wins
 
 from report import markdown, tables
 
-FAMILIES = ("import", "build", "crown", "load", "solve")
 _FORMS = ("hand:two_row", "hand:slack")
-_REPEATS = {"import": 5, "build": 5, "crown": 1, "load": 1, "solve": 1}
+_REPEATS = {"import": 5, "build": 5, "pyomo": 3, "batch": 5}  # the others once
+_LIMITS = {"solve": 30.0, "scip": 30.0, "revenue": 60.0}  # the others solve nothing
+#: Tasks of the `scip` family if none are asked for: those that SCIP proves in seconds.
+_QUICK = ("peaks2_16x2", "digits_2x50", "digits_cnn", "digits_3x100_i0_e0.05", "peaks_12x2", "digits_30x2")
 _PATIENCE = 900.0  # wall seconds before a measurement without a limit counts as hung
 _MARKS = "<!-- measured: begin -->", "<!-- measured: end -->"
-_PACKAGES = ("numpy", "scipy", "onnx", "onnxruntime", "highspy", "linopy", "pyomo", "omlt")
+_PACKAGES = (
+    "numpy", "scipy", "onnx", "onnxruntime", "highspy", "linopy", "pyomo", "omlt", "pyscipopt", "pyscipopt-ml"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,14 +64,23 @@ class Job:
 
 
 def ways(family: str, task: Task | None) -> list[str]:
-    """Return the ways a family compares."""
-    from peers import has_omlt
+    """Return the ways a family compares; none where what it needs is not installed."""
+    from peers import has_scip, installed
 
-    peer = ["omlt"] if has_omlt() else []
+    peer = ["omlt"] if installed("omlt", "pyomo") else []
     if family == "import":
         return ["nnembed", "nnembed:maximize", "linopy", *peer]
     if family in ("crown", "load"):
         return ["nnembed"]
+    if family == "batch":
+        return ["nnembed:arrays", "nnembed:model"]
+    if family == "revenue":
+        return ["nnembed"] if installed("sklearn") else []
+    if family == "pyomo":
+        return ["nnembed:overlay", "nnembed:attach", *peer] if installed("pyomo") else []
+    if family == "scip":
+        others = ["hand:two_row", *(["pyscipopt_ml"] if installed("pyscipopt_ml") else [])]
+        return ["nnembed", *(others if yardstick() else [])] if has_scip() else []
     if family == "build":
         return ["nnembed", "nnembed:unchecked", "nnembed:linopy", *_FORMS, *peer]
     assert task is not None
@@ -75,22 +89,28 @@ def ways(family: str, task: Task | None) -> list[str]:
     return ["nnembed", *_FORMS, *(f"{form}+start" for form in _FORMS), *peer]
 
 
+def chosen(family: str, parts: Sequence[str] | None) -> list[tuple[str, Task | None]]:
+    """Return the tasks of a family whose names contain one of `parts` (None: those of a normal run)."""
+    if family in ("import", "load"):
+        return [("-", None)]
+    if family in ("batch", "revenue"):
+        names = map(str, POINTS if family == "batch" else BANDS)
+        return [(name, None) for name in names if not parts or name in parts]
+    picked = [(n, t) for n, t in load_tasks().items() if not parts or any(part in n for part in parts)]
+    if family in ("build", "pyomo"):
+        return [(n, t) for n, t in picked if parts or t.family == "scale"]
+    if family == "scip" and not parts:
+        return [(n, t) for n, t in picked if n.startswith(_QUICK)]
+    return [(n, t) for n, t in picked if family == "crown" or t.family != "scale"]
+
+
 def jobs(given: argparse.Namespace) -> Iterator[Job]:
     """Yield the measurements of a run; the ways take turns, so that a busy moment hits all of them."""
-    tasks = load_tasks()
-    picked = {n: t for n, t in tasks.items() if not given.tasks or any(part in n for part in given.tasks)}
     for family in given.family or FAMILIES:
-        repeats = given.repeat or _REPEATS[family]
-        chosen: list[tuple[str, Task | None]] = [("-", None)]
-        if family == "build":
-            chosen = [
-                (n, t) for n, t in (picked if given.tasks else tasks).items() if given.tasks or t.family == "scale"
-            ]
-        elif family in ("crown", "solve"):
-            chosen = [(n, t) for n, t in picked.items() if family == "crown" or t.family != "scale"]
-        limit = given.limit if family == "solve" else 0.0
-        for name, task in chosen:
-            for repeat in range(repeats):
+        limit = _LIMITS.get(family, 0.0)
+        limit = given.limit if limit and given.limit is not None else limit
+        for name, task in chosen(family, given.tasks):
+            for repeat in range(given.repeat or _REPEATS.get(family, 1)):
                 for way in ways(family, task):
                     if not given.ways or any(part in way for part in given.ways):
                         yield Job(family, name, way, limit, repeat)
@@ -207,7 +227,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--family", action="append", choices=FAMILIES, help="repeatable; default all")
     parser.add_argument("--tasks", action="append", help="part of task names; repeatable; default all")
     parser.add_argument("--ways", action="append", help="part of the names of ways; repeatable; default all")
-    parser.add_argument("--limit", type=float, default=30.0, help="CPU seconds of each solve (30)")
+    parser.add_argument("--limit", type=float, help="seconds of each solve: CPU (30), of `revenue` wall (60)")
     parser.add_argument("--repeat", type=int, help="runs of each measurement, the best counts")
     default = Path(tempfile.gettempdir()) / "nnembed-bench-results.jsonl"
     parser.add_argument("--out", type=Path, default=default, help=f"results as JSON lines ({default})")
@@ -225,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parse(arguments)
     todo = [] if given.report else list(jobs(given))
     if not todo and not given.report:
-        sys.exit("nothing to measure: no task or way has such a name")
+        sys.exit("nothing to measure: no task or way has such a name, or what the family needs is not installed")
     show(measure_all(todo, given.out, given.resume or given.report), given)
 
 

@@ -16,6 +16,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+FAMILIES = ("import", "build", "crown", "load", "pyomo", "batch", "scip", "solve", "revenue")
+POINTS, BANDS = (1, 2, 100, 1000), (5, 10, 20)  # `batch`: points; `revenue`: percent around today's price
+SCIP_PLUGIN = ROOT / "plugins" / "nnembed-scip"
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,45 @@ def test_best_repeat_and_errors(benchmarks):
     assert report.disagreement(report.best([record("a", "x", 1.0), record("a", "y", 1.0, objective=3.0)]), records[:1])
 
 
+def test_batch_runs_and_is_reported(benchmarks, tmp_path):
+    """The family runs without any tasks, and its table is printed from the file again."""
+    out = tmp_path / "results.jsonl"
+    records, _ = run(benchmarks, out, "--family", "batch", "--tasks", "2", "--ways", "arrays", "--repeat", "1")
+    (only,) = records
+    assert (only["task"], only["way"]) == ("2", "nnembed:arrays") and "error" not in only
+    assert set(only["cpu"]) == {"bounds", "build", "attach"} and only["rows"] > 0
+    again, said = run(benchmarks, out, "--report")
+    assert again == records and not said
+    import report
+
+    text = "\n".join(map(report.markdown, report.tables(records)))
+    assert "| nnembed:arrays | 2 |" in text
+
+
+def test_tables_of_the_families_on_hosts_and_solvers(benchmarks):
+    """Ratios are to OMLT and to the hand-built SCIP, a failure is a row, and what has no point has no gap."""
+    import report
+
+    sizes = {"rows": 3, "columns": 4, "nonzeros": 5000}
+    records = [
+        {**record("net", "nnembed:overlay", 1.0), "family": "pyomo", **sizes},
+        {**record("net", "omlt", 50.0), "family": "pyomo"},
+        {"family": "pyomo", "task": "net", "way": "nnembed:attach", "limit": 0.0, "error": "no"},
+        {**record("a", "nnembed", 1.0), "family": "scip"},
+        {**record("a", "hand:two_row", 2.0), "family": "scip"},
+        {**record("5", "nnembed", 7.0, limit=60.0, gap=0.004, today=1.0, wall={"solve": 7.5}), "family": "revenue"},
+        {"family": "batch", "task": "2", "way": "nnembed:model", "limit": 0.0, "error": "no"},
+    ]
+    blank = {"objective": None, "bound": None, "gap": None, "status": "time_limit"}
+    records.append({**records[5], **blank, "task": "20"})
+    del records[-1]["residual"]
+    found = report.tables(records)
+    assert all(len(row) == len(table.columns) for table in found for row in table.rows)
+    text = "\n".join(map(report.markdown, found))
+    assert "0.020" in text and "| hand:two_row | 1 | 0.5 |" in text and "| 5 % | optimal |" in text
+    assert "| 20 % | time_limit | 1.0 |  |  |  | 7.5 | 7.0 |  |" in text
+
+
 @pytest.mark.slow
 def test_runs_and_resumes(benchmarks, monkeypatch, tmp_path):
     """Small tasks are trained, measured against the hand-built way, and a second run measures nothing again."""

@@ -27,7 +27,7 @@ def nnembed_choose_formulation(
     if isinstance(node, Kink) and not isinstance(node, Relu):
         return "slack", "two slopes: the affine row once instead of four times"
     fan_in = _fan_in(network, node.inputs[0])
-    if opened * fan_in > 50_000:
+    if opened * fan_in > 50_000 * bounds.batch:
         return "slack", f"{opened} open neurons of fan-in {fan_in}: half the nonzeros"
     return "two_row", f"{opened} open neurons: fewest columns"
 

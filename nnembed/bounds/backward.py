@@ -151,6 +151,25 @@ class Backward:
         last = self._at_inputs(live) + constant - error
         return last if best is None else np.maximum(best, last)
 
+    def lines(self, live: dict[str, Array], constant: Array) -> tuple[dict[str, Array], Array]:
+        """Return linear functions of the inputs, coefficients and constant, that are below functions of tensors.
+
+        `live` as in `lower_bound`, of any tensors; consumed. The constant has the rounding taken off.
+        """
+        error = 4 * UNIT * np.abs(constant)
+        for node in reversed(self.network.nodes):
+            a = live.pop(node.output, None)
+            if a is None:
+                continue
+            step = self._step(node)
+            size = np.abs(a)
+            signed, sized = a @ step.signed, size @ step.sized
+            constant = constant + signed[..., 1] + sized[..., 1]
+            error = error + sized[..., 2]
+            for source, part in step.down(a, size):
+                live[source] = live[source] + part if source in live else part
+        return live, constant - error
+
     def _at_inputs(self, live: Mapping[str, Array]) -> Array:
         total: Array | float = 0.0
         for tensor, a in live.items():

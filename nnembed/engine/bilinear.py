@@ -9,6 +9,8 @@ import numpy as np
 
 from nnembed.aliases import Array
 from nnembed.certificate import relative_gap
+from nnembed.engine.decompose import take_apart
+from nnembed.engine.dual import PricedSearch
 from nnembed.engine.products import Pieces, Relaxation, Terms, find_terms, first_pieces, refine, relax
 from nnembed.engine.recover import feasible, snapped
 from nnembed.events import Event, Incumbent
@@ -21,6 +23,8 @@ from nnembed.protocols import Backend, Solution
 _ROUNDS = 60
 _CUT_PER_ROUND = 0.5  # share of the factors that are cut in one round
 _DESCENT_STEPS = 12
+_PRICED_SECONDS = 120.0  # the most
+_PRICED_SHARE = 0.8  # of the time that is left goes to the search by components, where there are any
 
 
 @dataclass(eq=False)
@@ -56,6 +60,9 @@ class Refinement:
             x = np.empty(self.problem.n_columns)
             x[start.columns] = start.values
             self._offer(self._polish(x), "forward")
+        self._by_components()
+        if self._closed():
+            return self._answer("optimal")
         status = "time_limit"
         for _ in range(_ROUNDS):
             status, solution, relaxation = self._round(terms, pieces, start)
@@ -70,6 +77,27 @@ class Refinement:
                 break  # the relaxation is exact at its point
             pieces = finer
         return self._answer(status)
+
+    def _by_components(self) -> None:
+        """Bound a nearly separable problem by its components; the pieces take over where that does not close."""
+        components = take_apart(self.problem)
+        if components is None or sum(bool(part.ports) for part in components.parts) < 2:
+            return
+        end = self.clock.elapsed + min(_PRICED_SHARE * self.clock.remaining, _PRICED_SECONDS)
+
+        def stopped() -> bool:
+            return self.clock.elapsed >= end or self.stopped()
+
+        def heard(bound: float) -> None:
+            if self.bound is None or self.sign * bound > self.sign * self.bound:
+                self.bound = bound
+                self.on_event(Incumbent(self.clock.elapsed, self._value(), bound, "components"))
+
+        def offer(x: Array) -> None:
+            self._offer(self._polish(x), "components")
+
+        parts = (self.problem, components, self.backend, self.options)
+        PricedSearch(*parts, stopped, offer, lambda: self.best, heard).run()
 
     def _round(self, terms: Terms, pieces: Pieces, start: Point | None) -> tuple[str, Solution, Relaxation]:
         relaxation = relax(self.problem, terms, pieces)

@@ -8,6 +8,7 @@ forward pass fills them, so one rule serves start vectors, recovery and names.
 from __future__ import annotations
 
 import enum
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,12 +31,20 @@ class Role(enum.Enum):
     INDICATOR = "on"  # binary: which piece is active
 
 
-class Fill:
+class Fill(ABC):
     """How a forward pass determines the values of a column group."""
 
+    @abstractmethod
     def __call__(self, state: Mapping[str, Array]) -> Array:
         """Return the values, shape (k,), from all tensors, (batch, n) each."""
-        raise NotImplementedError  # pragma: no cover
+
+
+class Undetermined(Fill):
+    """Columns that no forward pass determines: the user's own."""
+
+    def __call__(self, state: Mapping[str, Array]) -> Array:
+        """Refuse: values of such columns come from the solver only."""
+        raise ValueError("a forward pass does not determine the user's own columns")
 
 
 @dataclass(frozen=True, eq=False)

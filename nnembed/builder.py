@@ -19,7 +19,7 @@ from nnembed.block import Block, ColumnGroup, Fill, Indicators, Role, Sos1, Valu
 from nnembed.bounds.box import Bounds
 from nnembed.ir.network import Network, TensorSpec
 from nnembed.ir.nodes import Affine
-from nnembed.problem import canonical, relabel, stack
+from nnembed.matrices import canonical, relabel, stack
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Lowest first; a module imports at run time only from its own line or from lines above it.
 LAYERS = [
-    {"aliases", "errors", "keywords", "features", "options", "tables", "events", "hooks"},
+    {"aliases", "errors", "keywords", "matrices", "features", "options", "tables", "events", "hooks"},
     {"ir"},
     {"bounds.box", "block"},
     {"problem", "builder"},

@@ -25,8 +25,9 @@ from nnembed.engine.spatial import Tree
 from nnembed.events import Event
 from nnembed.features import Capability
 from nnembed.heuristics.scene import Scene
+from nnembed.matrices import stack
 from nnembed.options import Options
-from nnembed.problem import Problem, stack
+from nnembed.problem import Problem
 from nnembed.protocols import Backend, Solution
 
 _LEAVES = 2_000_000  # of all components: memory

@@ -8,8 +8,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index, Mask
+from nnembed.matrices import canonical
 from nnembed.options import Options
-from nnembed.problem import Problem, canonical
+from nnembed.problem import Problem
 from nnembed.protocols import Backend, Solution
 
 

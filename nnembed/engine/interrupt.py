@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether the user has asked to stop.
 
-    Outside the main thread, where Python delivers no signals, it always says no.
+    Outside the main thread, where Python delivers no signals, it always says no; so it does in a process that was
+    started to ignore the signal, as shells start jobs in the background.
     """
-    if threading.current_thread() is not threading.main_thread():
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or previous is signal.SIG_IGN:
         yield lambda: False
         return
     asked = threading.Event()
-    previous = signal.getsignal(signal.SIGINT)
 
     def handle(number: int, frame: object) -> None:
         if asked.is_set() and callable(previous):

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nnembed.block import Block, ColumnGroup, Fill, Role, Sos1
+from nnembed.block import Block, ColumnGroup, Role, Sos1, Undetermined
 from nnembed.embedding import able_solvers, lower_block, no_way
 from nnembed.features import Feature, missing
 from nnembed.hooks.manager import Registry
 from nnembed.lowerings.planner import Chain, cheapest, hopeless
-from nnembed.problem import Overlay, Problem, overlay, widen_square
+from nnembed.matrices import widen_square
+from nnembed.problem import Overlay, Problem, overlay
 from nnembed.protocols import Backend, Lowering
 
 _QUADRATIC = Feature.QUADRATIC_OBJECTIVE | Feature.QUADRATIC_ROWS | Feature.NONCONVEX
@@ -116,7 +117,7 @@ class _UserColumns(ColumnGroup):
 
 def _groups(problem: Problem) -> tuple[ColumnGroup, ...]:
     return tuple(
-        _UserColumns(name, Role.INPUT, start, "", 1, np.arange(stop - start), Fill())
+        _UserColumns(name, Role.INPUT, start, "", 1, np.arange(stop - start), Undetermined())
         for name, start, stop in problem.column_groups
         if stop > start
     )

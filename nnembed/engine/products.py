@@ -25,7 +25,8 @@ import scipy.sparse as sp
 from nnembed.aliases import Array, Index
 from nnembed.engine.piece_bounds import output_bounds
 from nnembed.errors import BoxError
-from nnembed.problem import Problem, stack
+from nnembed.matrices import stack
+from nnembed.problem import Problem
 
 _FEW_VALUES = 12
 

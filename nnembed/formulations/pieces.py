@@ -18,7 +18,7 @@ from nnembed.bounds.box import Bounds, contenders
 from nnembed.builder import BlockBuilder, Piece, Rows
 from nnembed.errors import BoxError
 from nnembed.ir.nodes import Activation, Clip, Kink, Max, Node
-from nnembed.problem import stack
+from nnembed.matrices import stack
 
 
 @dataclass(frozen=True, eq=False)

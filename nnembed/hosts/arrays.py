@@ -22,7 +22,8 @@ from nnembed.hosts.shapes import (
     input_map,
     refuse_features,
 )
-from nnembed.problem import InputMap, Problem, bind, relabel, stack
+from nnembed.matrices import relabel, stack
+from nnembed.problem import InputMap, Problem, bind
 from nnembed.protocols import Attached
 
 if TYPE_CHECKING:

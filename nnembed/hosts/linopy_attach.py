@@ -22,7 +22,8 @@ from nnembed.errors import InputError
 from nnembed.hosts.linopy_csr import add_frozen, add_padded
 from nnembed.hosts.linopy_pieces import Axis
 from nnembed.hosts.shapes import Spec, by_output, one_sided
-from nnembed.problem import Binding, InputMap, bind, relabel
+from nnembed.matrices import relabel
+from nnembed.problem import Binding, InputMap, bind
 from nnembed.protocols import Attached
 
 # ends the names of guards; readable in a message, and a name every LP file reader takes

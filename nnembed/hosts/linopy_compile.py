@@ -15,7 +15,8 @@ from nnembed.aliases import Array, Index, Mask
 from nnembed.errors import InputError, UnsupportedFeature
 from nnembed.hosts.linopy_attach import INTERNAL, Guard
 from nnembed.hosts.linopy_bounds import integral_bounds
-from nnembed.problem import Problem, relabel, stack
+from nnembed.matrices import relabel, stack
+from nnembed.problem import Problem
 from nnembed.protocols import Solution
 
 Groups = tuple[tuple[str, int, int], ...]

@@ -19,7 +19,8 @@ from nnembed.aliases import Array, Index
 from nnembed.errors import InputError
 from nnembed.hosts.linopy_pieces import Axis, Piece, read_pieces
 from nnembed.hosts.shapes import Spec, by_input, expected, feature_axes, input_map
-from nnembed.problem import InputMap, stack
+from nnembed.matrices import stack
+from nnembed.problem import InputMap
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from linopy.variables import ScalarVariable
 from nnembed.aliases import Array, Index
 from nnembed.errors import InputError, WrongModel
 from nnembed.hosts.linopy_csr import sparse_parts
-from nnembed.problem import stack
+from nnembed.matrices import stack
 
 _SCALARS = (Real, np.number, ScalarVariable, ScalarLinearExpression)
 

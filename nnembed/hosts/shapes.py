@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from nnembed.aliases import Array
 from nnembed.errors import InputError, UnknownName, UnsupportedFeature
 from nnembed.features import Feature, missing
-from nnembed.problem import InputMap, stack
+from nnembed.matrices import stack
+from nnembed.problem import InputMap
 
 
 class Spec(Protocol):

@@ -6,6 +6,7 @@ beside, in `Network.tensors`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +16,7 @@ from nnembed.ir.linear import LinearOperator
 
 
 @dataclass(frozen=True, eq=False)
-class Node:
+class Node(ABC):
     """Base of all nodes.
 
     Attributes
@@ -37,9 +38,9 @@ class Node:
         """The kind in one word, as printed in tables."""
         return type(self).__name__
 
+    @abstractmethod
     def evaluate(self, *values: Array) -> Array:
         """Return the output for inputs of shape (..., n)."""
-        raise NotImplementedError  # pragma: no cover
 
 
 @dataclass(frozen=True, eq=False)

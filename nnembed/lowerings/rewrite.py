@@ -11,7 +11,8 @@ import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index
 from nnembed.block import Block, ColumnGroup, Nonzero, Role
-from nnembed.problem import stack, widen
+from nnembed.matrices import stack
+from nnembed.problem import widen
 
 Recover = Callable[[Array], Array]
 

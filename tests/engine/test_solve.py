@@ -120,6 +120,18 @@ def test_ctrl_c_returns_the_best_known_answer():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_process_that_ignores_ctrl_c_goes_on_ignoring_it(net):
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        timer = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        assert nn.maximize(net, BOX).status == "optimal"
+        timer.join()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
 def test_solving_in_a_thread_works(net):
     results = []
     worker = threading.Thread(target=lambda: results.append(nn.maximize(net, BOX)))

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnembed.block import Block, ColumnGroup, Fill, Indicators, Role, Sos1
+from nnembed.block import Block, ColumnGroup, Indicators, Role, Sos1, Undetermined
 from nnembed.bounds.box import input_bounds
 from nnembed.bounds.interval import Interval
 from nnembed.builder import BlockBuilder
@@ -48,7 +48,7 @@ def written(form, network, low, high):
 def bare(lower, upper, integer=None, **more):
     """A block of plain columns x.in[0], x.in[1], ... without rows."""
     n = len(lower)
-    group = ColumnGroup("x", Role.INPUT, 0, "x", n, np.arange(n), Fill())
+    group = ColumnGroup("x", Role.INPUT, 0, "x", n, np.arange(n), Undetermined())
     empty = sp.csr_array((0, n))
     return Block(
         matrix=empty,

@@ -187,6 +187,17 @@ class Indicators:
         return len(self.binary)
 
 
+class Separator(ABC):
+    """Rows of a block that are too many to write down: valid everywhere, looked for where a relaxation violates them.
+
+    A plain object with arrays (it travels to other processes); columns are those of its block.
+    """
+
+    @abstractmethod
+    def violated(self, x: Array, tolerance: float) -> tuple[sp.csr_array, Array, Array]:
+        """Return rows ``lower <= matrix @ columns <= upper`` that `x` (block columns,) violates by more than this."""
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
     """Columns and rows that state ``outputs = network(inputs)`` for a batch of points.
@@ -211,6 +222,10 @@ class Block:
     indicators : tuple of Indicators
     complementarities : tuple of int arrays (pairs, 2)
         Pairs of columns, both at least zero, of which one is zero.
+    relus : tuple of int arrays (k, 2)
+        Columns (y, g) with ``y == max(g, 0)``.
+    separators : tuple of Separator
+        Further valid rows, found where they are violated; solvers that take no cuts may do without.
     """
 
     matrix: sp.csr_array
@@ -227,6 +242,8 @@ class Block:
     sos1: tuple[Sos1, ...] = ()
     indicators: tuple[Indicators, ...] = ()
     complementarities: tuple[Index, ...] = ()
+    relus: tuple[Index, ...] = ()
+    separators: tuple[Separator, ...] = ()
 
     @property
     def n_columns(self) -> int:
@@ -246,7 +263,7 @@ class Block:
     @property
     def needs(self) -> Feature:
         """What a solver must accept, computed from the content."""
-        return content(self.integer, self.sos1, self.indicators, self.complementarities)
+        return content(self.integer, self.sos1, self.indicators, self.complementarities, self.relus)
 
     def fill(self, state: Mapping[str, Array]) -> Array:
         """Return the complete column vector of a forward pass.
@@ -280,6 +297,8 @@ class Block:
         lines += [f"sos1 {', '.join(names[c] for c in row)}" for s in self.sos1 for row in s.columns.tolist()]
         for pairs in self.complementarities:
             lines += [f"{names[a]} * {names[b]} == 0" for a, b in pairs.tolist()]
+        for pairs in self.relus:
+            lines += [f"{names[y]} == max({names[g]}, 0)" for y, g in pairs.tolist()]
         return "\n".join(lines)
 
     def coefficient_range(self) -> tuple[float, float]:
@@ -289,13 +308,18 @@ class Block:
 
 
 def content(
-    integer: np.ndarray, sos1: tuple[Any, ...], indicators: tuple[Any, ...], complementarities: tuple[Any, ...]
+    integer: np.ndarray,
+    sos1: tuple[Any, ...],
+    indicators: tuple[Any, ...],
+    complementarities: tuple[Any, ...],
+    relus: tuple[Any, ...],
 ) -> Feature:
-    """Return the features that columns, sets, indicator rows and complementary pairs make up."""
+    """Return the features that columns, sets, indicator rows, complementary pairs and ReLU pairs make up."""
     needs = Feature.LINEAR
     needs |= Feature.INTEGER if integer.any() else Feature.NONE
     needs |= Feature.SOS1 if sos1 else Feature.NONE
     needs |= Feature.INDICATOR if indicators else Feature.NONE
+    needs |= Feature.RELU if relus else Feature.NONE
     return needs | (Feature.COMPLEMENTARITY if complementarities else Feature.NONE)
 
 

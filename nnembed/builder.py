@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index
-from nnembed.block import Block, ColumnGroup, Fill, Indicators, Role, Sos1, Value
+from nnembed.block import Block, ColumnGroup, Fill, Indicators, Role, Separator, Sos1, Value
 from nnembed.bounds.box import Bounds
 from nnembed.ir.network import Network, TensorSpec
 from nnembed.ir.nodes import Affine
@@ -73,6 +73,8 @@ class BlockBuilder:
         self._sos1: list[Sos1] = []
         self._indicators: list[Indicators] = []
         self._complementarities: list[Index] = []
+        self._relus: list[Index] = []
+        self._separators: list[Separator] = []
         self.width = 0
         for spec in network.inputs:
             every = np.arange(self.batch * spec.size)
@@ -158,6 +160,15 @@ class BlockBuilder:
         if len(first):
             self._complementarities.append(np.stack([first, second], axis=1))
 
+    def relu(self, result: Index, argument: Index) -> None:
+        """Say that ``result[i] == max(argument[i], 0)`` for pairs of columns; solvers or lowerings do the rest."""
+        if len(result):
+            self._relus.append(np.stack([result, argument], axis=1))
+
+    def separate(self, separator: Separator) -> None:
+        """Add rows that are looked for where a relaxation violates them."""
+        self._separators.append(separator)
+
     def unit(self, columns: Index, factor: Array | float = 1.0) -> Rows:
         """Return the rows ``factor[i] * column[i]``."""
         k = len(columns)
@@ -233,6 +244,8 @@ class BlockBuilder:
             sos1=tuple(self._sos1),
             indicators=tuple(replace(i, matrix=self._wide(i.matrix)) for i in self._indicators),
             complementarities=tuple(self._complementarities),
+            relus=tuple(self._relus),
+            separators=tuple(self._separators),
         )
 
     def _output(self, spec: TensorSpec) -> Index:

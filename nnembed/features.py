@@ -32,6 +32,8 @@ class Capability(enum.Flag):
     LAZY_ROWS = enum.auto()
     RAY = enum.auto()
     DUALS = enum.auto()
+    CUTS = enum.auto()  # rows offered at the fractional points of the search
+    CONFLICT = enum.auto()  # an irreducible set of rows and bounds that cannot hold together
 
 
 class Availability(enum.IntEnum):

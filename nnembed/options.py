@@ -25,11 +25,20 @@ class Budget:
         Solver threads.
     seed : int
         Seed of everything random.
+    lps : int or None
+        Linear programs (or mixed-integer ones) a bound tightener may solve; None means no limit.
+    layer_seconds : float or None
+        Wall-clock seconds a bound tightener may spend on one layer.
+    executor : concurrent.futures.Executor or None
+        Where work that splits is run; None means in this process.
     """
 
     seconds: float | None = None
     threads: int = 1
     seed: int = 0
+    lps: int | None = None
+    layer_seconds: float | None = None
+    executor: Executor | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be a budget."""
@@ -37,6 +46,10 @@ class Budget:
             raise InputError(f"a budget of {self.seconds} seconds; give a number >= 0 or None for no limit")
         if self.threads < 1:
             raise InputError(f"threads={self.threads}; give a number >= 1")
+        if self.lps is not None and not self.lps >= 0:
+            raise InputError(f"a budget of {self.lps} linear programs; give a number >= 0 or None for no limit")
+        if self.layer_seconds is not None and not self.layer_seconds >= 0:
+            raise InputError(f"layer_seconds={self.layer_seconds}; give a number >= 0 or None for no limit")
 
     def start(self) -> Clock:
         """Start the clock of this budget."""
@@ -124,4 +137,4 @@ class Options:
     @property
     def budget(self) -> Budget:
         """The budget these options allow."""
-        return Budget(self.time_limit, self.threads, self.seed)
+        return Budget(self.time_limit, self.threads, self.seed, executor=self.executor)

@@ -164,6 +164,8 @@ class Problem:
         Rows that hold where a binary column has a value.
     complementarities : tuple of int arrays (pairs, 2)
         Columns, both at least zero, of which one is zero.
+    relus : tuple of int arrays (k, 2)
+        Columns (y, g) with ``y == max(g, 0)``.
     """
 
     matrix: sp.csr_array
@@ -183,6 +185,7 @@ class Problem:
     sos1: tuple[Index, ...] = ()
     indicators: tuple[Indicators, ...] = ()
     complementarities: tuple[Index, ...] = ()
+    relus: tuple[Index, ...] = ()
 
     @property
     def n_columns(self) -> int:
@@ -197,7 +200,7 @@ class Problem:
     @property
     def needs(self) -> Feature:
         """What a solver must accept."""
-        needs = content(self.integer, self.sos1, self.indicators, self.complementarities)
+        needs = content(self.integer, self.sos1, self.indicators, self.complementarities, self.relus)
         if self.quadratic is None:
             return needs
         return needs | Feature.QUADRATIC_OBJECTIVE | (Feature.NONE if self.is_convex else Feature.NONCONVEX)
@@ -205,7 +208,7 @@ class Problem:
     @property
     def is_discrete(self) -> bool:
         """Whether it has integers, sets, indicator rows or complementary pairs."""
-        return content(self.integer, self.sos1, self.indicators, self.complementarities) != Feature.LINEAR
+        return content(self.integer, self.sos1, self.indicators, self.complementarities, self.relus) != Feature.LINEAR
 
     @cached_property
     def is_convex(self) -> bool:
@@ -225,13 +228,17 @@ class Problem:
         return value + 0.5 * float(x @ (self.quadratic @ x)) if self.quadratic is not None else value
 
     def condition_residual(self, x: Array) -> float:
-        """Return the largest violation of sets, complementary pairs and indicator rows at `x`, relative to 1 + size."""
+        """Return the largest violation of sets, pairs and indicator rows at `x`, relative to 1 + size."""
         worst = 0.0
         for sets in (*self.sos1, *self.complementarities):
             if sets.shape[1] < 2:
                 continue
             second = np.partition(np.abs(x[sets]), -2, axis=1)[:, -2]
             worst = max(worst, float(second.max(initial=0.0)))
+        for pairs in self.relus:
+            result, argument = x[pairs[:, 0]], x[pairs[:, 1]]
+            excess = np.abs(result - np.maximum(argument, 0.0)) / (1 + np.abs(argument))
+            worst = max(worst, float(excess.max(initial=0.0)))
         for rule in self.indicators:
             value = rule.matrix @ x
             size = 1 + abs(rule.matrix) @ np.abs(x)
@@ -303,7 +310,7 @@ def overlay(host: Problem, layers: Sequence[Overlay]) -> Problem:
     rows, columns = list(host.row_groups), list(host.column_groups)
     width, height = host.n_columns, host.n_rows
     placements = list(host.placements)
-    sos1, pairs = list(host.sos1), list(host.complementarities)
+    sos1, pairs, relus = list(host.sos1), list(host.complementarities), list(host.relus)
     indicators = list(host.indicators)
     for layer in layers:
         block, binding = layer.block, bind(layer.block, layer.inputs, layer.outputs)
@@ -329,6 +336,7 @@ def overlay(host: Problem, layers: Sequence[Overlay]) -> Problem:
         height += grown
         sos1 += [place[s.columns] for s in block.sos1]
         pairs += [place[p] for p in block.complementarities]
+        relus += [place[p] for p in block.relus]
         moved = [(place[i.binary], relabel(i.matrix, place, width)) for i in block.indicators]
         indicators += [replace(i, binary=z, matrix=m) for i, (z, m) in zip(block.indicators, moved, strict=True)]
         placements.append(placed(layer.embedding, block, place, layer.inputs, host))
@@ -348,6 +356,7 @@ def overlay(host: Problem, layers: Sequence[Overlay]) -> Problem:
         sos1=tuple(sos1),
         indicators=tuple(replace(i, matrix=widen(i.matrix, width)) for i in indicators),
         complementarities=tuple(pairs),
+        relus=tuple(relus),
     )
 
 

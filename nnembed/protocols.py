@@ -141,8 +141,21 @@ class Solution:
     extra: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Conflict:
+    """Rows and columns (their bounds) that cannot hold together, none of which can be left out."""
+
+    rows: Index
+    columns: Index
+
+
 class Session(Protocol):
-    """A problem loaded into a solver; use as a context manager."""
+    """A problem loaded into a solver; use as a context manager.
+
+    Optional, told by the backend's capabilities: ``separate(cuts)`` before `solve` (CUTS), where ``cuts(x)`` returns
+    rows (CSR over problem columns, lower, upper) that every feasible point meets and the relaxation's point `x`
+    violates; ``conflict()`` after an infeasible `solve` (CONFLICT), which returns a `Conflict` or None.
+    """
 
     def solve(self, on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> Solution:
         """Solve; `on_event` hears of incumbents and bounds, `should_stop` is polled."""

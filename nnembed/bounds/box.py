@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index, Mask
 from nnembed.errors import BoxError, InputError
@@ -46,6 +47,36 @@ class TensorView(Mapping[str, Array]):
 
 
 @dataclass(frozen=True, eq=False)
+class Region:
+    """Linear rows of the user's model that the inputs and outputs of a network meet, beyond their box.
+
+    ``row_lower <= matrix @ u <= row_upper, lower <= u <= upper`` over the user's columns u that are linked with them;
+    integrality is left out. Bounds that use a region hold for the points of that region only.
+
+    Attributes
+    ----------
+    matrix : CSR array (rows, k)
+    row_lower, row_upper : arrays (rows,)
+    lower, upper : arrays (k,)
+        May be infinite.
+    inputs : CSR array (batch * input size, k), constant : array (batch * input size,)
+        The network's inputs as affine functions of u, in the order of a block's input columns: the inputs one after
+        the other, each (batch, entry) row-major.
+    outputs : int array (batch * output size,)
+        The column of u that each output entry equals, -1 where the model has none; outputs one after the other.
+    """
+
+    matrix: sp.csr_array
+    row_lower: Array
+    row_upper: Array
+    lower: Array
+    upper: Array
+    inputs: sp.csr_array
+    constant: Array
+    outputs: Index
+
+
+@dataclass(frozen=True, eq=False)
 class Bounds:
     """Lower and upper bounds per tensor that hold on the whole box.
 
@@ -58,6 +89,8 @@ class Bounds:
         Batch axes of the box.
     history : tuple of Provenance
         The methods that have contributed.
+    region : Region or None
+        Rows of the user's model that every point of interest meets; methods may use it.
     """
 
     network: Network
@@ -65,6 +98,7 @@ class Bounds:
     high: Mapping[str, Array]
     lead: tuple[int, ...] = ()
     history: tuple[Provenance, ...] = field(default=())
+    region: Region | None = None
 
     @property
     def batch(self) -> int:
@@ -133,10 +167,10 @@ class Bounds:
         return replace(result, history=(*self.history, record))
 
     def repeat(self, index: Index, lead: tuple[int, ...]) -> Bounds:
-        """Return the bounds of boxes ``index`` as a batch with axes `lead`."""
+        """Return the bounds of boxes ``index`` as a batch with axes `lead`; a region, which joins them, is left out."""
         low = {k: v[index] for k, v in self.low.items()}
         high = {k: v[index] for k, v in self.high.items()}
-        return replace(self, low=low, high=high, lead=lead)
+        return replace(self, low=low, high=high, lead=lead, region=None)
 
     def summary(self) -> Table:
         """Return a table per layer: width of the pre-activations, active, inactive and open neurons."""

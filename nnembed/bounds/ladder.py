@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def climb(
         if clock.expired and bounds.complete:
             break
         left = None if budget.seconds is None else clock.remaining
-        bounds = method.tighten(bounds.network, bounds, Budget(left, budget.threads, budget.seed))
+        bounds = method.tighten(bounds.network, bounds, replace(budget, seconds=left))
         if not bounds.complete:
             raise InputError(
                 f"bound method {method.name!r} needs bounds of all tensors first; put 'interval' before it"

@@ -84,6 +84,7 @@ def lower_own(problem: Problem, chain: Chain) -> Problem:
         sos1=tuple(Sos1(columns) for columns in problem.sos1),
         indicators=problem.indicators,
         complementarities=problem.complementarities,
+        relus=problem.relus,
     )
     new = chain.apply(block)[0]
     n, m = problem.n_columns, problem.n_rows
@@ -102,6 +103,7 @@ def lower_own(problem: Problem, chain: Chain) -> Problem:
         sos1=tuple(s.columns for s in new.sos1),
         indicators=new.indicators,
         complementarities=new.complementarities,
+        relus=new.relus,
     )
 
 

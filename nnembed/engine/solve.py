@@ -17,7 +17,8 @@ from nnembed.engine.explain import explain
 from nnembed.engine.interrupt import stop_on_interrupt
 from nnembed.engine.lower import chain_to_come, lower_for, needs_after, refusal
 from nnembed.engine.recover import better_of, repaired, trivial_bound
-from nnembed.engine.start import StartSearch, chosen_heuristics, offer
+from nnembed.engine.split import Splitting
+from nnembed.engine.start import StartSearch, better, chosen_heuristics, is_plan, offer
 from nnembed.errors import InputError, Unavailable, UnknownName, UnsupportedFeature
 from nnembed.events import Event, HeuristicFinished, Incumbent, Solved
 from nnembed.features import Capability, Feature, missing
@@ -136,7 +137,10 @@ class Run:
             problem = self._phase("compile", lambda: lower_for(stated, own, layers, backend, self.registry))
             search = StartSearch(problem, backend, self.heuristics, self.options, self.clock, on_event, stopped)
             point = self._phase("start", search.run)
-            if missing(problem.needs, backend.accepts):  # only products can be missing here
+            solution, point = self._phase("split", lambda: self._split(problem, point, on_event, stopped))
+            if solution is not None:
+                pass  # proved without the solver
+            elif missing(problem.needs, backend.accepts):  # only products can be missing here
                 refinement = Refinement(problem, backend, self.options, self.clock, on_event, stopped)
                 solution = self._phase("solve", lambda: refinement.run(point))
             else:
@@ -145,6 +149,17 @@ class Run:
             return self._report(problem, solution, backend)
 
     # ---- phases -------------------------------------------------------------------------------
+
+    def _split(
+        self, problem: Problem, point: Point | None, on_event: Callable[[Event], None], stopped: Callable[[], bool]
+    ) -> tuple[Solution | None, Point | None]:
+        """Try to prove the optimum over the boxes of few decisions, unless the caller wants a certain formulation."""
+        chosen = (e.formulation if self.formulation is None else self.formulation for e in self.embeddings)
+        if not self.heuristics or self.options.solver_options or any(c != "auto" for c in chosen):
+            return None, point
+        solution, found = Splitting(problem, self.options, self.clock, on_event, stopped).run()
+        known = found is not None and (point is None or not is_plan(point) or better(problem, found, point))
+        return solution, found if known else point
 
     def _direct(
         self,

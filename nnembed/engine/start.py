@@ -42,7 +42,7 @@ class StartSearch:
         if not any(len(p.drivers) for p in self.problem.placements):
             return Scene(self.problem).point(np.zeros(0))
         point = self._from_heuristics()
-        return point if point is not None and _is_plan(point) else self._plan(point)
+        return point if point is not None and is_plan(point) else self._plan(point)
 
     def _from_heuristics(self) -> Point | None:
         scene, best = Scene(self.problem), None
@@ -58,8 +58,8 @@ class StartSearch:
             if last is None:
                 continue
             point = scene.point(last.inputs["drivers"]["x"])
-            self._tell(heuristic.name, point.objective if _is_plan(point) else None)
-            if best is None or _better(self.problem, point, best):
+            self._tell(heuristic.name, point.objective if is_plan(point) else None)
+            if best is None or better(self.problem, point, best):
                 best = point
         return best
 
@@ -83,7 +83,8 @@ class StartSearch:
         return None if self.options.time_limit is None else part * self.clock.remaining
 
 
-def _is_plan(point: Point) -> bool:
+def is_plan(point: Point) -> bool:
+    """Return whether a point is feasible as far as is known."""
     return point.complete and point.violation <= 1e-7
 
 
@@ -126,6 +127,7 @@ def given_start(start: Any, problem: Problem) -> Point | None:
     return scene.point(values[scene.drivers])
 
 
-def _better(problem: Problem, new: Point, old: Point) -> bool:
+def better(problem: Problem, new: Point, old: Point) -> bool:
+    """Return whether a point is better than another: feasible first, then by objective."""
     sign = -1.0 if problem.maximize else 1.0
     return (new.violation > 1e-7, sign * new.objective) < (old.violation > 1e-7, sign * old.objective)

@@ -102,13 +102,13 @@ def test_batches_are_their_points(count):
 def test_the_cost_of_a_batch_is_linear():
     net = chain([(32, "relu"), (32, "relu"), (1, "none")], 10, np.random.default_rng(0))
     nn.embed(nn.ArrayModel(-np.ones(10), np.ones(10)), net, np.arange(10), attach=False)
-    seconds = {}
-    for count in (100, 1000):
+    seconds = {100: np.inf, 1000: np.inf}
+    for count in (100, 1000) * 3:  # the best of three: other processes share the caches
         low = np.random.default_rng(1).uniform(-1, 0, (count, 10))
         m = nn.ArrayModel(low.ravel(), low.ravel() + 1)
         started = time.process_time()
         embedding = nn.embed(m, net, np.arange(10 * count).reshape(count, 10), attach=False)
-        seconds[count] = time.process_time() - started
+        seconds[count] = min(seconds[count], time.process_time() - started)
         assert embedding.block.batch == count
     assert seconds[100] <= 0.2
     assert seconds[1000] <= 20 * max(seconds[100], 0.01)

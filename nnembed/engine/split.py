@@ -27,6 +27,7 @@ from nnembed.protocols import Solution
 _MOST_COLUMNS = 8  # decisions of one component: beyond, boxes outgrow neurons
 _TRIAL = 0.3  # seconds that are always spent
 _PATIENCE = 3.0  # go on while what is left is expected to take no longer than this many times what was spent
+_FINE = 1e-7  # relative gap that is worth as much time again
 _WINDOW = 6  # rounds over which progress is measured
 
 
@@ -47,9 +48,12 @@ class Splitting:
         if components is None:
             return None, None
         trees = [Tree(part) for part in components.parts]
-        started, rounds = self.clock.elapsed, 0
-        while not self._closed(trees, components.offset):
-            if self.stopped() or self.clock.expired or not self._hopeful(self.clock.elapsed - started):
+        started, rounds, enough = self.clock.elapsed, 0, np.inf
+        while (gap := self._gap(trees, components.offset)) > min(_FINE, self.options.gap):
+            spent = self.clock.elapsed - started
+            if gap <= self.options.gap and enough == np.inf:
+                enough = 2 * spent  # a finer answer for as long again: the last digits are cheap
+            if self.stopped() or self.clock.expired or spent > enough or not self._hopeful(spent):
                 break
             worst = max(trees, key=lambda tree: tree.gap)
             if not worst.split(self._tolerance(trees, components.offset)):
@@ -69,16 +73,15 @@ class Splitting:
     def _tolerance(self, trees: list[Tree], offset: float) -> float:
         """Return the absolute gap that each component may keep."""
         value = sum(tree.value for tree in trees) + offset
-        return 0.5 * self.options.gap * abs(value) / len(trees) if np.isfinite(value) else 0.0
+        gap = min(_FINE, self.options.gap)
+        return 0.5 * gap * abs(value) / len(trees) if np.isfinite(value) else 0.0
 
-    def _closed(self, trees: list[Tree], offset: float) -> bool:
+    def _gap(self, trees: list[Tree], offset: float) -> float:
+        """Return the relative gap, and remember it."""
         value, bound = (sum(getattr(tree, side) for tree in trees) + offset for side in ("value", "lower"))
-        if not np.isfinite(value):
-            self.gaps.append(np.inf)
-            return False
-        gap = relative_gap(value, min(bound, value))
+        gap = relative_gap(value, min(bound, value)) if np.isfinite(value) else np.inf
         self.gaps.append(0.0 if gap is None else gap)
-        return self.gaps[-1] <= self.options.gap
+        return self.gaps[-1]
 
     def _hopeful(self, spent: float) -> bool:
         """Return whether the gap shrinks so fast that the end is near."""

@@ -16,6 +16,7 @@
     |-- Unavailable             not now: a package or licence is missing
     |-- PluginError             a plugin breaks the rules of its extension point
     |-- SolverError             the solver failed in a way that is not a status
+    |-- WorkerLost              a task keeps killing the worker process it runs on
     `-- CertificateFailed       an internal check failed: the answer does not hold
 
 Each message says the cause first and then what to change.
@@ -25,6 +26,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+_LISTED = 40  # names that a message lists at most
 
 
 class NnembedError(Exception):
@@ -87,7 +90,10 @@ class UnknownName(InputError):
         names = sorted(known)
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        super().__init__(f"unknown {kind} {name!r}{hint} (known: {', '.join(names) or 'none'})")
+        listed = f"known: {', '.join(names) or 'none'}"
+        if len(names) > _LISTED:
+            listed = f"{len(names)} are known, such as {', '.join(difflib.get_close_matches(name, names, 8, 0.0))}"
+        super().__init__(f"unknown {kind} {name!r}{hint} ({listed})")
 
 
 class UnknownKeyword(UnknownName, TypeError):
@@ -113,5 +119,13 @@ class SolverError(NnembedError, RuntimeError):
     """The solver failed in a way that is not a status."""
 
 
+class WorkerLost(NnembedError, RuntimeError):
+    """A task keeps killing the worker it runs on."""
+
+
 class CertificateFailed(NnembedError, RuntimeError):
     """An answer does not survive its own check."""
+
+
+class CoefficientWarning(UserWarning):
+    """Coefficients so large that a solver's tolerances may hide a wrong answer."""

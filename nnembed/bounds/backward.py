@@ -173,7 +173,7 @@ class Backward:
     def _at_inputs(self, live: Mapping[str, Array]) -> Array:
         total: Array | float = 0.0
         for tensor, a in live.items():
-            centre, radius = _centred(self.low[tensor], self.high[tensor])
+            centre, radius = centred(self.low[tensor], self.high[tensor])
             total = total + (a @ centre[..., None] - np.abs(a) @ radius[..., None])[..., 0]
         return total  # type: ignore[return-value]
 
@@ -229,7 +229,7 @@ def _route(matrix: sp.csr_array, a: Array) -> Array:
 
 
 def _make_step(node: Node, low: Mapping[str, Array], high: Mapping[str, Array]) -> _Step:
-    own = _centred(low[node.output], high[node.output])
+    own = centred(low[node.output], high[node.output])
     sizes = [np.maximum(np.abs(low[t]), np.abs(high[t])) for t in node.inputs]
     if isinstance(node, Affine):
         drift = node.operators[0].absolute.apply(sizes[0])
@@ -248,7 +248,7 @@ def _make_step(node: Node, low: Mapping[str, Array], high: Mapping[str, Array]) 
     return _Step(node, *_columns(own, np.zeros_like(offset), offset, drift), routes=(below, above))
 
 
-def _centred(low: Array, high: Array) -> tuple[Array, Array]:
+def centred(low: Array, high: Array) -> tuple[Array, Array]:
     """Return centre and radius of ranges; the radius also covers the rounding of sums over all entries."""
     centre = 0.5 * (low + high)
     radius = np.maximum(high - centre, centre - low)

@@ -18,12 +18,42 @@ from nnembed.tables import Table
 
 @dataclass(frozen=True)
 class Provenance:
-    """One method that has worked on the bounds: its time and what it left open."""
+    """One method that has worked on the bounds: its time and what it left open.
+
+    Attributes
+    ----------
+    method : str
+    seconds : float
+        Wall-clock.
+    unstable : int
+        Neurons left undecided.
+    sound : bool
+        Whether its bounds are proofs.
+    lps : int
+        Linear or mixed-integer programs it has solved.
+    finished : bool
+        False where a budget stopped it before its end; a later run goes on from there.
+    cached : bool
+        Whether the bounds come from a cache.
+    state : mapping name -> array
+        What the method wants to find again when it goes on: it looks for the last entry of its name in the history.
+    """
 
     method: str
     seconds: float
     unstable: int
     sound: bool = True
+    lps: int = 0
+    finished: bool = True
+    cached: bool = False
+    state: Mapping[str, Array] = field(default_factory=dict, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        """Return method and effort, for example ``lp 2.1 s, 180 programs, not finished``."""
+        effort = [f"{self.method} {self.seconds:.3g} s"]
+        effort += [f"{self.lps} programs"] if self.lps else []
+        effort += ["from the cache"] if self.cached else []
+        return ", ".join(effort if self.finished else [*effort, "not finished"])
 
 
 class TensorView(Mapping[str, Array]):
@@ -182,7 +212,7 @@ class Bounds:
         for spec in self.network.outputs:
             width = float((self.high[spec.name] - self.low[spec.name]).mean())
             rows.append((spec.name, "output", spec.size * self.batch, 0, width))
-        how = ", ".join(f"{p.method} {p.seconds:.3g} s" for p in self.history)
+        how = "; ".join(str(p) for p in self.history)
         head = ("layer", "kind", "neurons", "unstable", "mean width")
         return Table(f"bounds of {self.network.name}", head, rows, f"{self.unstable} unstable; {how}")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +13,14 @@ import numpy as np
 
 from nnembed.aliases import Array
 from nnembed.bounds.box import Bounds, input_bounds
+from nnembed.bounds.cache import cache_at
 from nnembed.bounds.ladder import climb
 from nnembed.embedding import Embedding, embeddings_of, emit_block, lower_block, make_plan, record
 from nnembed.engine.lower import chain_to_come
+from nnembed.engine.region import region_from
 from nnembed.errors import BoxError, InputError, UnsupportedFeature
 from nnembed.events import BlockEmitted, BoundsTightened
-from nnembed.features import Feature
+from nnembed.features import Feature, missing
 from nnembed.hooks.manager import Registry, registry
 from nnembed.ir.network import Network
 from nnembed.keywords import explicit
@@ -25,6 +29,7 @@ from nnembed.problem import InputMap
 from nnembed.protocols import BoundTightener, Host
 
 _DEFAULT_METHODS = ("crown",)  # CROWN runs interval arithmetic on its way
+_REGION_METHODS = ("fbbt", "crown")
 
 
 @explicit
@@ -33,6 +38,10 @@ def tighten(
     box: Any,
     methods: str | Sequence[str | BoundTightener] = "auto",
     budget: Budget | None = None,
+    *,
+    constraints: Any = None,
+    cache: str | os.PathLike[str] | bool | None = None,
+    executor: Executor | None = None,
 ) -> Bounds:
     """Bound every tensor of a network over a box.
 
@@ -43,9 +52,18 @@ def tighten(
         Scalars, arrays of the input's shape or flat, with batch axes in front for many boxes at once, or dicts of
         them by input name.
     methods : str or sequence
-        Names of registered tighteners or objects; run in order of cost. ``"auto"`` is CROWN.
+        Names of registered tighteners or objects; run in order of cost. ``"auto"`` is CROWN, after the propagation of
+        constraints where there are any.
     budget : Budget or None
-        Seconds for all of it.
+        Seconds for all of it, and what else may be spent.
+    constraints : linear constraints or None
+        As in `maximize`: rows that the points of interest meet besides the box, every box of a batch by itself. The
+        bounds then hold for these points only, and cannot be passed on to a model.
+    cache : path, True or None
+        A folder where results are looked for and kept; True is the user's own cache folder. What a budget stopped is
+        taken up again.
+    executor : Executor or None
+        Where work that splits is run; also a function that returns one.
 
     Returns
     -------
@@ -56,18 +74,24 @@ def tighten(
     ------
     BoxError
         If the box is infinite, empty or does not fit.
+    InputError
+        If constraints or cache do not fit.
     UnknownName
         If a method is not registered.
     """
-    reg = registry()
-    parts = tighteners(methods, reg)
-    return climb(input_bounds(network, box), parts, budget or Budget())
+    start = input_bounds(network, box)
+    start = replace(start, region=region_from(constraints, start))
+    parts = tighteners(methods, registry(), region=start.region is not None)
+    budget = budget or Budget()
+    if executor is not None:
+        budget = replace(budget, executor=executor)
+    return climb(start, parts, budget, cache=cache_at(cache))
 
 
-def tighteners(methods: Any, reg: Registry) -> list[BoundTightener]:
-    """Return the tightener objects that an option stands for."""
+def tighteners(methods: Any, reg: Registry, *, region: bool = False) -> list[BoundTightener]:
+    """Return the tightener objects that an option stands for; `region` says that rows are known beside the box."""
     if isinstance(methods, str):
-        methods = _DEFAULT_METHODS if methods == "auto" else (methods,)
+        methods = (_REGION_METHODS if region else _DEFAULT_METHODS) if methods == "auto" else (methods,)
     elif not isinstance(methods, Sequence):
         methods = (methods,)
     if not methods:
@@ -101,6 +125,7 @@ def embed(
     formulation: Any = "auto",
     bounds: Any = "auto",
     attach: bool = True,
+    backend: str | None = None,
 ) -> Embedding:
     """Put a network into a user's model.
 
@@ -115,6 +140,9 @@ def embed(
     formulation : str, Formulation or mapping layer -> either
     bounds : str, sequence of str or Bounds
         Tighteners, or finished bounds of this network that contain the model's box.
+    backend : str or None
+        The solver that the user will call on a model with attached rows, under the modelling layer's name for it: sets
+        and indicator rows are then attached as such where it takes them. None keeps to what all solvers take.
     attach : bool
         Write the rows into the model, so that the user solves it as always; False keeps the network out of it and only
         `solve` can solve it.
@@ -135,7 +163,7 @@ def embed(
     if not isinstance(network, Network):
         raise InputError(f"embed needs a network from nnembed.load, got {type(network).__name__}")
     reg = registry()
-    host = find_host(model, reg)
+    host = _serving(find_host(model, reg), backend, attach=attach)
     name = name or free_name(network, model)
     if name in embeddings_of(model):
         raise InputError(f"the model already contains a network named {name!r}; pass another name=")
@@ -145,8 +173,12 @@ def embed(
     by = host.name if attach else ""
     plan, parts = make_plan(network, found, formulation, accepts, reg, Options(), name, host=by)
     block = emit_block(network, found, parts)
+    plan = replace(plan, stable=block.presolved)
     if attach:
-        block, plan = lower_block(block, plan, accepts, host.name, reg)
+        block, plan = lower_block(block, plan, accepts, by if backend is None else f"{by} with {backend}", reg)
+        native = missing(block.needs, Feature.LINEAR | Feature.INTEGER)
+        if native and backend is not None and not plan.chain:
+            plan = replace(plan, chain=f"nothing, {backend} takes {', '.join(native)} from {by}")
     else:
         plan = replace(plan, chain=chain_to_come(block.needs))
     tell_block(reg, name, block, 0.0)
@@ -163,6 +195,18 @@ def embed(
     embedding = Embedding(name, network, host, inputs, found, plan, block, attached, formulation, bounds)
     record(model, embedding)
     return embedding
+
+
+def _serving(host: Host, backend: str | None, *, attach: bool) -> Host:
+    """Return the host for models that one solver will be called on."""
+    if backend is None:
+        return host
+    if not attach:
+        raise InputError("backend= says whose rows to attach; with attach=False pass it to nnembed.solve instead")
+    change: Callable[[str], Host] | None = getattr(host, "serving", None)
+    if change is None:
+        raise InputError(f"models of host {host.name!r} are solved by nnembed.solve; pass backend= there")
+    return change(backend)
 
 
 def free_name(network: Network, model: Any) -> str:
@@ -197,6 +241,11 @@ def _given_bounds(network: Network, given: Bounds, start: Bounds) -> Bounds:
     """Check that finished bounds belong to the network and contain the model's box."""
     if given.network is not network:
         raise InputError("the Bounds passed as bounds= belong to another network; call nnembed.tighten on this one")
+    if given.region is not None:
+        raise InputError(
+            "the Bounds passed as bounds= hold only for the constraints they were computed with; compute them without "
+            "constraints=, or leave bounds= out: nnembed.solve uses the rows of the model by itself"
+        )
     if given.batch not in (1, start.batch):
         raise InputError(f"the Bounds passed are for {given.batch} boxes, the inputs have {start.batch} points")
     index = np.zeros(start.batch, dtype=np.intp) if given.batch == 1 else np.arange(start.batch)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
 from nnembed.aliases import Array
 from nnembed.errors import InputError, SelfCheckFailed, UnknownName
 from nnembed.ir.nodes import Activation, Affine, Max, Node
 from nnembed.tables import Table
+
+_PLAIN = (type(None), bool, int, float, str, bytes, np.generic)
 
 
 @dataclass(frozen=True)
@@ -120,18 +123,12 @@ class Network:
 
     @cached_property
     def digest(self) -> str:
-        """A content hash of weights and structure."""
+        """A content hash of weights, structure, inputs and outputs; names of network and model file do not count."""
         h = hashlib.sha256()
-        for node in self.nodes:
-            h.update(f"{node.kind}{node.inputs}{node.output}".encode())
-            arrays = [v for v in vars(node).values() if isinstance(v, np.ndarray)]
-            if isinstance(node, Affine):
-                for operator in node.operators:
-                    matrix = operator.csr()
-                    arrays += [matrix.data, matrix.indices, matrix.indptr]
-            for array in arrays:
-                h.update(np.ascontiguousarray(array).tobytes())
-        return h.hexdigest()[:16]
+        feed(h, [(s.name, s.shape) for s in (*self.inputs, *self.outputs)])
+        feed(h, len(self.inputs))
+        feed(h, self.nodes)
+        return h.hexdigest()
 
     def resolve(self, name: str) -> str:
         """Return the tensor that a tensor or node name stands for."""
@@ -267,6 +264,39 @@ class Network:
         if self.reference is None:
             raise SelfCheckFailed(f"{self.name}: no original model is attached to this network")
         return compare(self, self.reference, samples, seed)
+
+
+def feed(h: Any, value: Any) -> None:
+    """Add a value to a hash so that different values give different bytes: type and size first, then the content.
+
+    Plain values, arrays, sparse matrices, sequences and mappings. An object counts as its type and its fields: of a
+    dataclass those that are compared (others may be caches), of other objects those that are plain or arrays.
+    """
+    if isinstance(value, np.ndarray):
+        array = np.ascontiguousarray(value)
+        h.update(f"array {array.dtype.str} {array.shape};".encode())
+        h.update(array.tobytes())
+    elif isinstance(value, _PLAIN):
+        text = repr(value).encode()
+        h.update(f"{type(value).__name__} {len(text)};".encode() + text)
+    elif isinstance(value, tuple | list):
+        h.update(f"sequence {len(value)};".encode())
+        for item in value:
+            feed(h, item)
+    elif isinstance(value, Mapping):
+        feed(h, list(value.items()))
+    elif sp.issparse(value):
+        matrix = sp.csr_array(value)
+        feed(h, (matrix.shape, matrix.data, matrix.indices.astype(np.int64), matrix.indptr.astype(np.int64)))
+    else:
+        h.update(f"object {type(value).__module__}.{type(value).__qualname__};".encode())
+        if isinstance(value, type):
+            feed(h, f"{value.__module__}.{value.__qualname__}")
+        elif is_dataclass(value):
+            feed(h, [(f.name, getattr(value, f.name)) for f in fields(value) if f.compare])
+        else:
+            held = getattr(value, "__dict__", {})
+            feed(h, [(k, held[k]) for k in sorted(held) if isinstance(held[k], (*_PLAIN, np.ndarray))])
 
 
 def batch_axes(shape: tuple[int, ...], spec: TensorSpec) -> tuple[int, ...]:

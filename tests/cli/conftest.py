@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import nnembed
-from nnembed.bounds.box import Provenance, input_bounds
 from nnembed.certificate import Certificate, Check
 from nnembed.cli import app
 from nnembed.ir.linear import Dense
@@ -58,7 +57,7 @@ def make_result(**changes):
 
 @pytest.fixture
 def engine(monkeypatch, small):
-    """Replace load, maximize, minimize and tighten; `engine.calls` keeps what they were given."""
+    """Replace load, maximize and minimize; `engine.calls` keeps what they were given."""
     fake = SimpleNamespace(calls=[], result=make_result(), error=None, network=small)
 
     def search(sense):
@@ -70,19 +69,7 @@ def engine(monkeypatch, small):
 
         return call
 
-    def tighten(network, box, *, methods, budget):
-        bounds = input_bounds(network, box)
-        low, high = {}, {}
-        for name, spec in network.tensors.items():
-            low[name], high[name] = -np.ones((1, spec.size)), np.ones((1, spec.size))
-        if budget.seconds == 0:
-            return bounds
-        for method in methods:
-            bounds = bounds.intersect(low, high, Provenance(method, 0.01, 0))
-        return bounds
-
     monkeypatch.setattr(nnembed, "load", lambda path: fake.network, raising=False)
     monkeypatch.setattr(nnembed, "maximize", search("max"), raising=False)
     monkeypatch.setattr(nnembed, "minimize", search("min"), raising=False)
-    monkeypatch.setattr(nnembed, "tighten", tighten, raising=False)
     return fake

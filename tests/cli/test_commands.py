@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import nnembed
 from nnembed.certificate import Certificate, Check
 from nnembed.errors import SelfCheckFailed, UnknownName, UnsupportedOperators
 from nnembed.hooks import manager
@@ -26,6 +27,7 @@ def test_optimize_hands_its_options_over(cli, engine):
     done = cli(
         "optimize", "n.onnx", "--box", "-1,2", "--min", "--weights", "-1,2", "--backend", "highs",
         "--formulation", "bigm", "--gap", "0.1", "--seed", "3", "--threads", "2", "--time-limit", "7", "--json",
+        "--isolated",
     )  # fmt: skip
     assert done.code == 0
     ((sense, box, options),) = engine.calls
@@ -33,7 +35,7 @@ def test_optimize_hands_its_options_over(cli, engine):
     np.testing.assert_array_equal(options.pop("objective"), [-1, 2])
     assert options == {
         "backend": "highs", "formulation": "bigm", "time_limit": 7.0, "gap": 0.1, "threads": 2, "seed": 3,
-        "progress": False,
+        "progress": False, "isolated": True,
     }  # fmt: skip
 
 
@@ -115,16 +117,13 @@ def test_bounds_json(cli, engine):
     answer = json.loads(done.out)
     assert done.code == 0
     assert answer.keys() >= KEYS
-    assert [m["method"] for m in answer["methods"]] == ["interval", "crown"]
+    assert [m["method"] for m in answer["methods"]][:2] == ["interval", "crown"]
+    exact = nnembed.tighten(engine.network, (0.0, 1.0))
     (layer,) = answer["methods"][1]["layers"]
-    assert (layer["layer"], layer["neurons"], layer["unstable"], layer["stable"], layer["mean_width"]) == (
-        "act",
-        3,
-        3,
-        0,
-        2.0,
-    )
-    assert answer["outputs"]["y"] == {"lower": [-1, -1], "upper": [1, 1]}
+    assert (layer["layer"], layer["neurons"], layer["unstable"]) == ("act", 3, exact.unstable)
+    assert layer["stable"] == 3 - exact.unstable
+    assert layer["mean_width"] == pytest.approx(float((exact.high["g"] - exact.low["g"]).mean()))
+    assert np.all(np.array(answer["outputs"]["y"]["lower"]) >= exact.lower["y"] - 1e-12)
     assert answer["sound"] is True
 
 
@@ -136,11 +135,26 @@ def test_bounds_for_people_and_quietly(cli, engine):
     assert cli("bounds", "n.onnx", "--box", "0,1", "-q").out.count("\n") == 1
 
 
-def test_bounds_without_time_have_no_answer(cli, engine):
+def test_bounds_without_time_are_those_of_the_first_method(cli, engine):
     done = cli("bounds", "n.onnx", "--box", "0,1", "--time-limit", "0", "--json")
-    assert done.code == 3
-    assert json.loads(done.out)["status"] == "time_limit"
-    assert "time limit" in done.err
+    answer = json.loads(done.out)
+    assert done.code == 0
+    assert answer["status"] == "time_limit"
+    assert [m["method"] for m in answer["methods"]] == ["interval"]
+
+
+def test_bounds_beside_the_file(cli, engine, tmp_path):
+    net = tmp_path / "n.onnx"
+    arguments = ("bounds", net, "--box", "-1,1", "--methods", "crown,lp", "--json")
+    first = json.loads(cli(*arguments, "--cache", "--lps", "1").out)["methods"][1]
+    assert (first["programs"], first["finished"], first["cached"]) == (1, False, False)
+    assert len(list((tmp_path / "n.onnx.nnembed-bounds").iterdir())) == 1
+    second = json.loads(cli(*arguments, "--cache").out)["methods"][1]
+    assert (second["finished"], second["cached"]) == (True, True)
+    third = json.loads(cli(*arguments, "--cache").out)["methods"][1]
+    assert (third["programs"], third["cached"]) == (0, True)
+    assert json.loads(cli(*arguments, "--seconds", "60").out)["methods"][1]["unstable"] == third["unstable"]
+    assert "from the cache" in cli(*arguments[:-1], "--cache").out
 
 
 @pytest.mark.parametrize(

@@ -78,12 +78,31 @@ class BoundTightener(Named, Protocol):
 
 
 class Formulation(Named, Protocol):
-    """Writes one activation node as columns and rows."""
+    """Writes one activation node as columns and rows.
 
-    emits: Feature
-    handles: frozenset[type[Node]]
-    exact: bool
-    needs_finite_bounds: bool
+    Optional: ``emit_network(network, bounds, block)`` is called once per network, after `emit` has been called for all
+    layers, for rows that join layers or are about the inputs.
+    """
+
+    @property
+    def emits(self) -> Feature:
+        """What its blocks may need of a solver."""
+        ...
+
+    @property
+    def handles(self) -> frozenset[type[Node]]:
+        """The node kinds it writes."""
+        ...
+
+    @property
+    def exact(self) -> bool:
+        """Whether it states the network and nothing more; False for relaxations."""
+        ...
+
+    @property
+    def needs_finite_bounds(self) -> bool:
+        """Whether it makes coefficients of bounds."""
+        ...
 
     def emit(self, node: Node, bounds: Bounds, block: BlockBuilder) -> None:
         """Add columns and rows for `node` and define its output tensor in `block`."""

@@ -94,6 +94,11 @@ class Slack:
 
 def two_row(k: Kinks, block: BlockBuilder) -> Rows:
     """Return ``y - value`` as columns, after writing the four rows of each kink."""
+    return block.unit(two_row_columns(k, block)[0])
+
+
+def two_row_columns(k: Kinks, block: BlockBuilder) -> tuple[np.ndarray, np.ndarray]:
+    """Write the four rows of each kink and return the columns ``y - value`` and the binaries."""
     jump = k.right - k.left
     sign, size = np.sign(jump), np.abs(jump)
     y = kink_column(k, block)
@@ -109,7 +114,7 @@ def two_row(k: Kinks, block: BlockBuilder) -> Rows:
     if len(rest):
         block.add([own[rest], below[rest]], (sign * k.left * c)[rest], np.inf)
     block.add([own, below, scale_rows(on.matrix, -size * k.high)], -np.inf, sign * k.left * c)
-    return block.unit(y)
+    return y, z
 
 
 def kink_column(k: Kinks, block: BlockBuilder) -> np.ndarray:
@@ -158,6 +163,11 @@ def one_hot(k: Contest, block: BlockBuilder) -> Rows:
 
     ``M_i`` is the best upper bound among the other members minus the lower bound of member i, never negative.
     """
+    return block.unit(one_hot_columns(k, block)[0])
+
+
+def one_hot_columns(k: Contest, block: BlockBuilder) -> tuple[np.ndarray, np.ndarray]:
+    """Write the rows of `one_hot` and return the columns y, one per group, and z, one per member."""
     groups = len(k.own)
     best, second, holder = top_two(k.high, k.owner, groups)
     rival = np.where(np.arange(len(k.member)) == holder[k.owner], second[k.owner], best[k.owner])
@@ -170,7 +180,7 @@ def one_hot(k: Contest, block: BlockBuilder) -> Rows:
     block.add([each, -k.rows.matrix], k.rows.constant, np.inf)
     block.add([each, -k.rows.matrix, block.unit(z, reach).matrix], -np.inf, k.rows.constant + reach)
     block.add([block.sums(z, k.owner, groups)], 1.0, 1.0)
-    return block.unit(y)
+    return y, z
 
 
 def top_two(value: np.ndarray, owner: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,12 +13,12 @@ from nnembed.options import Budget
 from nnembed.protocols import Formulation
 
 
-def show(formulation: Formulation, *, low: float, high: float, node: Node | None = None) -> str:
+def show(formulation: Formulation, *, low: float, high: float, node: Node | None = None, inputs: int = 1) -> str:
     """Return the block of ``y = node(x)``, one ReLU by default, for ``low <= x <= high`` as text."""
-    x, y = TensorSpec("x", (1,)), TensorSpec("y", (1,))
+    x, y = TensorSpec("x", (inputs,)), TensorSpec("y", (1,))
     node = node or relu("relu", "x", "y", 1)
     network = Network((x,), (y,), (node,), {"x": x, "y": y})
-    bounds = Interval().tighten(network, input_bounds(network, (np.full(1, low), np.full(1, high))), Budget())
+    bounds = Interval().tighten(network, input_bounds(network, (np.full(inputs, low), np.full(inputs, high))), Budget())
     builder = BlockBuilder(network, bounds)
     formulation.emit(node, bounds, builder)
     return builder.finish().to_text()

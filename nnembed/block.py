@@ -29,6 +29,8 @@ class Role(enum.Enum):
     POST = "post"  # activation
     SLACK = "slack"  # negative part of a pre-activation
     INDICATOR = "on"  # binary: which piece is active
+    STABLE = "stable"  # a stably active neuron, or the share of such neurons in a row
+    PART = "part"  # what a binary lets through of other columns
 
 
 class Fill(ABC):
@@ -190,12 +192,35 @@ class Indicators:
 class Separator(ABC):
     """Rows of a block that are too many to write down: valid everywhere, looked for where a relaxation violates them.
 
-    A plain object with arrays (it travels to other processes); columns are those of its block.
+    A plain object with arrays (it travels to other processes); columns are those of its block. `rounds` says how often
+    rows are looked for before the search where the solver takes none on the way.
     """
+
+    rounds: int = 3
 
     @abstractmethod
     def violated(self, x: Array, tolerance: float) -> tuple[sp.csr_array, Array, Array]:
         """Return rows ``lower <= matrix @ columns <= upper`` that `x` (block columns,) violates by more than this."""
+
+
+@dataclass(frozen=True)
+class Presolved:
+    """What was done with the stably active neurons of one layer.
+
+    `choice` is "substituted", "kept" or "folded", `columns` the columns that it took, `costs` the nonzeros of each way.
+    """
+
+    layer: str
+    neurons: int
+    choice: str
+    columns: int
+    costs: Mapping[str, int]
+
+    def __str__(self) -> str:
+        """Say what and why."""
+        into = f" into {self.columns} columns" if self.choice == "folded" else ""
+        other = ", ".join(f"{name} {cost}" for name, cost in self.costs.items() if name != self.choice)
+        return f"{self.neurons} stable {self.choice}{into}: {self.costs[self.choice]} nonzeros ({other})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,6 +251,8 @@ class Block:
         Columns (y, g) with ``y == max(g, 0)``.
     separators : tuple of Separator
         Further valid rows, found where they are violated; solvers that take no cuts may do without.
+    presolved : tuple of Presolved
+        What was done with stably active neurons, for layers where there was a choice.
     """
 
     matrix: sp.csr_array
@@ -244,6 +271,7 @@ class Block:
     complementarities: tuple[Index, ...] = ()
     relus: tuple[Index, ...] = ()
     separators: tuple[Separator, ...] = ()
+    presolved: tuple[Presolved, ...] = ()
 
     @property
     def n_columns(self) -> int:

@@ -2,51 +2,51 @@
 
 Tensors are affine rows over columns until they need their own.
 A stable neuron therefore costs nothing: its output is the affine row of its pre-activation (or zero), and the next
-layer is written in terms of that. Everything works on flat positions ``point * n + entry`` over a whole batch of points
-at once, so a batch is one set of sparse operations, not a loop.
+layer is written in terms of that, or of a further column where that saves nonzeros (`presolve`). Everything works on
+flat positions ``point * n + entry`` over a whole batch of points at once, so a batch is one set of sparse operations,
+not a loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
 
-from nnembed.aliases import Array, Index
-from nnembed.block import Block, ColumnGroup, Fill, Indicators, Role, Separator, Sos1, Value
+from nnembed.aliases import Array, Index, Mask
+from nnembed.block import Block, ColumnGroup, Fill, Indicators, Presolved, Role, Separator, Sos1, Value
 from nnembed.bounds.box import Bounds
 from nnembed.ir.network import Network, TensorSpec
 from nnembed.ir.nodes import Affine
-from nnembed.matrices import canonical, relabel, stack
+from nnembed.matrices import canonical, stack
+from nnembed.presolve import (
+    LONG,
+    Choice,
+    Combination,
+    Divided,
+    InUnits,
+    Use,
+    batched,
+    choose,
+    only,
+    ranges,
+    row_weights,
+    units,
+)
+from nnembed.rows import Piece, Rows, joined, scale_rows, substitute
+
+__all__ = ["BlockBuilder", "Piece", "Rows", "scale_rows"]
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
-    """Affine functions of the columns: ``matrix @ columns + constant``, one per row."""
+class _Fold:
+    """Rows of an affine node whose share of stable neurons has a column: `column` is -1 for other rows."""
 
-    matrix: sp.csr_array
-    constant: Array
-
-    def __len__(self) -> int:
-        return len(self.constant)
-
-    def take(self, index: Index) -> Rows:
-        """Return some of the rows."""
-        return Rows(self.matrix[index], self.constant[index])
-
-    def scaled(self, factor: Array) -> Rows:
-        """Return row i times ``factor[i]``."""
-        return Rows(scale_rows(self.matrix, factor), self.constant * factor)
-
-
-@dataclass(frozen=True, eq=False)
-class Piece:
-    """The rows of some elements of a tensor; `elements` are flat positions."""
-
-    elements: Index
-    rows: Rows
+    column: Index
+    unit: Array
+    stable: Mask
 
 
 class BlockBuilder:
@@ -57,11 +57,23 @@ class BlockBuilder:
     network : Network
     bounds : Bounds
         Complete and finite bounds; their batch is the batch of the block.
+    times : callable or None
+        Layer name -> how often its formulation writes the row of an open neuron; None means once.
+    stable : "auto", "substituted" or "kept"
+        What happens to stably active neurons; "auto" is what takes the fewest nonzeros.
     """
 
-    def __init__(self, network: Network, bounds: Bounds):
+    def __init__(
+        self, network: Network, bounds: Bounds, *, times: Callable[[str], float] | None = None, stable: str = "auto"
+    ):
         self.network, self.bounds, self.batch = network, bounds, bounds.batch
         self.exact = True
+        self._times, self._stable = times or (lambda layer: 1.0), stable
+        self._weights: dict[str, Array] | None = None
+        self._folds: dict[tuple[str, int], _Fold] = {}
+        self._units: dict[str, tuple[str, Array]] = {}
+        self._presolved: list[Presolved] = []
+        self._ties: list[tuple[Index, Rows]] = []
         self._defined: dict[str, Rows] = {}
         self._groups: list[ColumnGroup] = []
         self._lower: list[Array] = []
@@ -114,6 +126,8 @@ class BlockBuilder:
         integer : bool
         """
         k = len(elements)
+        if self._units:
+            tensor, fill = self._units.get(tensor, (tensor,))[0], InUnits(fill, self._units)
         size = self.network.tensors[tensor].size
         self._groups.append(ColumnGroup(layer, role, self.width, tensor, size, elements, fill))
         self._lower.append(np.broadcast_to(np.asarray(lower, float), (k,)))
@@ -192,6 +206,10 @@ class BlockBuilder:
         elements : int array or None
             Flat positions over the batch; None means all.
         """
+        if tensor in self._units:
+            real, unit = self._units[tensor]
+            every = np.arange(len(unit)) if elements is None else elements
+            return self.expression(real, every).scaled(1.0 / unit[every])
         if tensor in self._defined:
             rows = self._defined[tensor]
             return rows if elements is None else rows.take(elements)
@@ -202,27 +220,78 @@ class BlockBuilder:
 
     def define(self, tensor: str, pieces: Sequence[Piece]) -> None:
         """Say what the elements of a tensor are; elements in no piece are zero."""
-        size = self.batch * self.network.tensors[tensor].size
-        pieces = [p for p in pieces if len(p.elements)]
-        rest = np.ones(size, dtype=bool)
-        for piece in pieces:
-            rest[piece.elements] = False
-        zeros = np.flatnonzero(rest)
-        empty = sp.csr_array((len(zeros), max(self.width, 1)))
-        matrix = stack([*(p.rows.matrix for p in pieces), empty], max(self.width, 1))
-        constant = np.concatenate([*(p.rows.constant for p in pieces), np.zeros(len(zeros))])
-        order = np.empty(size, dtype=np.intp)
-        order[np.concatenate([*(p.elements for p in pieces), zeros])] = np.arange(size)
-        sorted_already = (order == np.arange(size)).all()
-        self._defined[tensor] = Rows(matrix, constant) if sorted_already else Rows(matrix[order], constant[order])
+        rows = joined(pieces, self.batch * self.network.tensors[tensor].size, max(self.width, 1))
+        long = np.diff(rows.matrix.indptr) >= LONG
+        self._defined[tensor] = rows
+        if self._stable == "substituted" or not long.any():
+            return
+        if self._weights is None:
+            self._weights = row_weights(self.network, self.bounds, self._times)
+        choice = choose(tensor, rows.matrix, self.network, self._weights, self.batch)
+        if not len(choice.elements):
+            return
+        before = self.width
+        name = "kept" if self._stable == "kept" else choice.name
+        if name == "kept":
+            self._keep(tensor, rows, choice)
+        elif name == "folded":
+            for use in choice.uses:
+                self._fold(tensor, rows, long, use)
+        layer = self.network.producers[tensor].name
+        self._presolved.append(Presolved(layer, len(choice.elements), name, self.width - before, choice.costs))
 
     def materialise(self, layer: str, role: Role, tensor: str, elements: Index) -> Index:
         """Give elements of a tensor columns of their own, tied by equalities."""
         rows = self.expression(tensor, elements)
-        low, high = self.bounds.low[tensor].ravel()[elements], self.bounds.high[tensor].ravel()[elements]
+        real, unit = self._units.get(tensor, (tensor, None))
+        low, high = self.bounds.low[real].ravel()[elements], self.bounds.high[real].ravel()[elements]
+        if unit is not None:
+            low, high = low / unit[elements], high / unit[elements]
         columns = self.columns(layer, role, tensor, elements, low, high, Value(tensor, elements))
         self.add([self.unit(columns).matrix, -rows.matrix], rows.constant, rows.constant)
         return columns
+
+    def in_units(self, tensor: str, elements: Index, unit: Array) -> str:
+        """Return a further name for a tensor whose `elements` are divided by `unit`; the tensor's own where all are 1.
+
+        Column groups and fill rules may use that name like any other.
+        """
+        if (unit == 1.0).all():
+            return tensor
+        name = f"{tensor}/{len(self._units)}"
+        while name in self.network.tensors:
+            name += "/"
+        whole = np.ones(self.batch * self.network.tensors[tensor].size)
+        whole[elements] = unit
+        self._units = {**self._units, name: (tensor, whole)}
+        return name
+
+    def unfolded(self, rows: Rows) -> Rows:
+        """Return rows with the columns that stable neurons were given replaced by what they stand for."""
+        matrix, constant = rows.matrix, rows.constant
+        for columns, inner in reversed(self._ties):
+            if not len(columns) or columns[0] >= matrix.shape[1]:
+                continue
+            there = (matrix.indices >= columns[0]) & (matrix.indices <= columns[-1])
+            if there.any():
+                part = sp.csr_array(only(matrix, there)[:, columns[0] : columns[-1] + 1])
+                constant = constant + part @ inner.constant
+                matrix = sp.csr_array(self._wide(only(matrix, ~there)) + self._wide(sp.csr_array(part @ inner.matrix)))
+        return Rows(canonical(matrix), constant)
+
+    def box(self) -> tuple[Array, Array]:
+        """Return lower and upper bounds of the columns so far."""
+        return _join(self._lower), _join(self._upper)
+
+    @property
+    def groups(self) -> tuple[ColumnGroup, ...]:
+        """The column groups so far."""
+        return tuple(self._groups)
+
+    def entries(self, column: int) -> int:
+        """Return how many rows and indicator rows a column is in so far."""
+        matrices = [*self._rows, *(rule.matrix for rule in self._indicators)]
+        return int(sum(np.count_nonzero(m.data[m.indices == column]) for m in matrices))
 
     # ---- the end ------------------------------------------------------------------------------
 
@@ -246,6 +315,7 @@ class BlockBuilder:
             complementarities=tuple(self._complementarities),
             relus=tuple(self._relus),
             separators=tuple(self._separators),
+            presolved=tuple(self._presolved),
         )
 
     def _output(self, spec: TensorSpec) -> Index:
@@ -254,23 +324,79 @@ class BlockBuilder:
 
     def _affine(self, node: Affine, elements: Index | None) -> Rows:
         n_out = len(node.bias)
-        whole = elements is None
         flat = np.arange(self.batch * n_out) if elements is None else elements
-        point, entry = np.divmod(flat, n_out)
-        constant = node.bias[entry]
+        constant = node.bias[flat % n_out]
         total: sp.csr_array | None = None
-        for operator, source in zip(node.operators, node.inputs, strict=True):
+        for k, (operator, source) in enumerate(zip(node.operators, node.inputs, strict=True)):
             below = self.expression(source)
-            matrix = operator.csr() if whole and self.batch == 1 else operator.csr(entry)
-            if self.batch > 1:
-                shift = np.repeat(point * operator.shape[1], np.diff(matrix.indptr)).astype(np.int32)
-                shape = (len(flat), self.batch * operator.shape[1])
-                matrix = sp.csr_array((matrix.data, matrix.indices + shift, matrix.indptr), shape=shape)
+            matrix = batched(operator, flat, self.batch)
+            fold = self._folds.get((node.output, k))
+            share: sp.csr_array | None = None
+            if fold is not None:
+                matrix, share = self._without(matrix, flat, fold)
             constant = constant + matrix @ below.constant
-            part = self._wide(_substitute(matrix, below.matrix))
+            part = self._wide(substitute(matrix, below.matrix))
+            part = part if share is None else sp.csr_array(part + share)
             total = part if total is None else sp.csr_array(total + part)
         assert total is not None
         return Rows(total, constant)
+
+    # ---- stable neurons -----------------------------------------------------------------------
+
+    def _keep(self, tensor: str, rows: Rows, choice: Choice) -> None:
+        """Give the stable neurons that are read columns of their own."""
+        i = choice.elements
+        own = rows.take(i)
+        low, high = self.bounds.low[tensor].ravel()[i], self.bounds.high[tensor].ravel()[i]
+        columns, unit = self._tied(self.network.producers[tensor].name, tensor, i, own, low, high, Value(tensor, i))
+        rest = np.ones(len(rows), dtype=bool)
+        rest[i] = False
+        others = np.flatnonzero(rest)
+        pieces = [Piece(others, rows.take(others)), Piece(i, self.unit(columns, unit))]
+        self._defined[tensor] = joined(pieces, len(rows), self.width)
+
+    def _fold(self, tensor: str, rows: Rows, stable: Mask, use: Use) -> None:
+        """Give the share of the stable neurons in rows of the next layer columns of their own."""
+        into = use.rows[use.folded()]
+        if not len(into):
+            return
+        matrix = batched(use.node.operators[use.operator], into, self.batch)
+        matrix = only(matrix, stable[matrix.indices])
+        share = Rows(self._wide(substitute(matrix, rows.matrix)), matrix @ rows.constant)
+        low, high = ranges(matrix, self.bounds.low[tensor].ravel(), self.bounds.high[tensor].ravel())
+        least, most = ranges(share.matrix, _join(self._lower), _join(self._upper))
+        least, most = np.nextafter(least + share.constant, -np.inf), np.nextafter(most + share.constant, np.inf)
+        layer = f"{use.node.name}.{use.operator}" if use.operator else use.node.name
+        fill = Combination(tensor, matrix)
+        apart = np.maximum(low, least) > np.minimum(high, most)  # by rounding only: both hold
+        sides = np.where(apart, low, np.maximum(low, least)), np.where(apart, high, np.minimum(high, most))
+        columns, unit = self._tied(layer, use.node.output, into, share, *sides, fill)
+        column = np.full(self.batch * len(use.node.bias), -1)
+        factor = np.ones(len(column))
+        column[into], factor[into] = columns, unit
+        self._folds[use.node.output, use.operator] = _Fold(column, factor, stable)
+
+    def _tied(
+        self, layer: str, tensor: str, elements: Index, rows: Rows, low: Array, high: Array, fill: Fill
+    ) -> tuple[Index, Array]:
+        """Add columns that equal `rows` in units of a sane size; return them and the units."""
+        unit = units(low, high, rows.matrix)
+        if (unit != 1.0).any():
+            rows, low, high, fill = rows.scaled(1.0 / unit), low / unit, high / unit, Divided(fill, unit)
+        columns = self.columns(layer, Role.STABLE, tensor, elements, low, high, fill)
+        self.add([self.unit(columns).matrix, -rows.matrix], rows.constant, rows.constant)
+        self._ties.append((columns, rows))
+        return columns, unit
+
+    def _without(self, matrix: sp.csr_array, flat: Index, fold: _Fold) -> tuple[sp.csr_array, sp.csr_array]:
+        """Return rows without what a fold's columns stand for, and these columns."""
+        column = fold.column[flat]
+        hit = np.repeat(column >= 0, np.diff(matrix.indptr))
+        matrix = only(matrix, ~(hit & fold.stable[matrix.indices]))
+        inside = np.flatnonzero(column >= 0)
+        indptr = np.concatenate([[0], np.cumsum(column >= 0)]).astype(np.int32)
+        data, indices = fold.unit[flat[inside]], column[inside].astype(np.int32)
+        return matrix, sp.csr_array((data, indices, indptr), shape=(len(flat), self.width))
 
     def _sum(self, terms: Sequence[sp.csr_array]) -> sp.csr_array:
         total = self._wide(terms[0])
@@ -283,19 +409,6 @@ class BlockBuilder:
         if matrix.shape[1] == self.width:
             return matrix
         return sp.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], self.width))
-
-
-def _substitute(matrix: sp.csr_array, rows: sp.csr_array) -> sp.csr_array:
-    """Return ``matrix @ rows``; where every row is one column, columns are only renumbered."""
-    if rows.nnz == rows.shape[0] and (np.diff(rows.indptr) == 1).all() and (rows.data == 1.0).all():
-        return relabel(matrix, rows.indices, rows.shape[1])
-    return canonical(sp.csr_array(matrix @ rows))
-
-
-def scale_rows(matrix: sp.csr_array, factor: Array) -> sp.csr_array:
-    """Return the matrix with row i multiplied by ``factor[i]``."""
-    data = matrix.data * np.repeat(factor, np.diff(matrix.indptr))
-    return sp.csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
 def _join(parts: Sequence[Array]) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnembed.aliases import Array
-from nnembed.block import Block
+from nnembed.block import Block, Presolved
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder
-from nnembed.errors import InputError, UnknownName, UnsupportedFeature
+from nnembed.errors import CoefficientWarning, InputError, UnknownName, UnsupportedFeature
 from nnembed.features import Feature
 from nnembed.ir.network import Network
 from nnembed.lowerings.planner import Chain, cheapest, hopeless
 from nnembed.problem import InputMap
+from nnembed.reduction import Reduction, appearances, reduction
 from nnembed.tables import Table
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from nnembed.ir.nodes import Node
     from nnembed.options import Options
     from nnembed.protocols import Attached, Formulation, Host
+
+
+_LARGE = 1e7  # coefficients above this earn a warning
 
 
 @dataclass(frozen=True)
@@ -46,10 +51,15 @@ class Plan:
     name: str
     lines: tuple[PlanLine, ...]
     chain: str = ""  # how features that the solver or host lacks are replaced, and for whom
+    stable: tuple[Presolved, ...] = ()  # what was done with stably active neurons
+    parts: Mapping[str, Formulation] = field(default_factory=dict, repr=False, compare=False)
 
     def summary(self) -> Table:
         """Return the plan as a table."""
-        rows = [(p.layer, p.kind, p.neurons, p.open, p.formulation, p.reason) for p in self.lines]
+        stable = {s.layer: f"; {s}" for s in self.stable}
+        rows = [
+            (p.layer, p.kind, p.neurons, p.open, p.formulation, p.reason + stable.get(p.layer, "")) for p in self.lines
+        ]
         note = f"lowered: {self.chain}" if self.chain else ""
         return Table(f"plan of {self.name}", ("layer", "kind", "neurons", "open", "formulation", "why"), rows, note)
 
@@ -116,7 +126,7 @@ def make_plan(
         opened = bounds.open(node)
         lines.append(PlanLine(layer, node.kind, opened.size, int(opened.sum()), part.name, reason))
         parts[layer] = part
-    return Plan(name, tuple(lines)), parts
+    return Plan(name, tuple(lines), parts=parts), parts
 
 
 def able_solvers(needs: Feature, registry: Registry) -> list[str]:
@@ -171,12 +181,38 @@ def lower_block(block: Block, plan: Plan, accepts: Feature, target: str, registr
     return chain.apply(block)[0], replace(plan, chain=f"{chain} for {target}" if steps else "")
 
 
-def emit_block(network: Network, bounds: Bounds, parts: Mapping[str, Formulation]) -> Block:
-    """Write every layer with its formulation."""
-    builder = BlockBuilder(network, bounds)
+def emit_block(network: Network, bounds: Bounds, parts: Mapping[str, Formulation], *, stable: str = "auto") -> Block:
+    """Write every layer with its formulation; warn of coefficients that solvers do not handle reliably.
+
+    `stable` says what happens to stably active neurons, see `BlockBuilder`.
+    """
+    layers = {node.name: node for node in network.activations}
+
+    counted: dict[tuple[int, object], float] = {}
+
+    def times(layer: str) -> float:
+        key = id(parts[layer]), type(layers[layer])
+        if key not in counted:
+            counted[key] = appearances(parts[layer], layers[layer])
+        return counted[key]
+
+    builder = BlockBuilder(network, bounds, times=times, stable=stable)
     for node in network.activations:
         parts[node.name].emit(node, bounds, builder)
-    return builder.finish()
+    for part in {id(p): p for p in parts.values()}.values():
+        couple = getattr(part, "emit_network", None)
+        if couple is not None:
+            couple(network, bounds, builder)
+    block = builder.finish()
+    _, large = block.coefficient_range()
+    if large > _LARGE:
+        warnings.warn(
+            f"network {network.name!r}: the largest coefficient of its rows is {large:.1e}, and solvers work with "
+            f"tolerances around 1e-6; tighten the bounds of its inputs or the bounds= method, or rescale its inputs",
+            CoefficientWarning,
+            stacklevel=3,
+        )
+    return block
 
 
 @dataclass(eq=False)
@@ -213,6 +249,7 @@ class Embedding:
     formulation: Any = "auto"
     methods: Any = "auto"
     _model: Any = field(default=None, repr=False)
+    _reduction: tuple[Block, Reduction] | None = field(default=None, repr=False)
 
     @property
     def outputs(self) -> Any:
@@ -260,6 +297,19 @@ class Embedding:
         self.attached.remove()
         del _LEDGER[self.model][self.name]
 
+    def reduction(self) -> Reduction:
+        """Return what presolve has done with stable neurons; computed when first asked for."""
+        if self._reduction is None or self._reduction[0] is not self.block:
+            parts = self.plan.parts
+
+            def emit(stable: str) -> Block:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", CoefficientWarning)
+                    return emit_block(self.network, self.bounds, parts, stable=stable)
+
+            self._reduction = self.block, reduction(self.network, self.bounds, emit)
+        return self._reduction[1]
+
     def summary(self) -> Table:
         """Return sizes: columns, rows, binaries, nonzeros, coefficients."""
         block = self.block
@@ -272,6 +322,7 @@ class Embedding:
             ("nonzeros", str(block.matrix.nnz)),
             ("coefficients", f"{small:.1e} to {large:.1e}"),
             ("unstable neurons", str(self.bounds.unstable)),
+            ("presolve", str(self.reduction())),
             ("in the user's model", "yes" if self.is_attached else "outputs only"),
         ]
         return Table(f"embedding {self.name}", ("", ""), rows)

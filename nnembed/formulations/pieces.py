@@ -19,6 +19,7 @@ from nnembed.builder import BlockBuilder, Piece, Rows
 from nnembed.errors import BoxError
 from nnembed.ir.nodes import Activation, Clip, Kink, Max, Node
 from nnembed.matrices import stack
+from nnembed.presolve import units
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,23 +118,44 @@ def _kinks(
     i = np.flatnonzero(mask)
     if not len(i):
         return []
-    pre = block.expression(node.input, i)
-    shifted = Rows(pre.matrix, pre.constant - threshold[i])
+    pre, low, high, unit = _shifted(node, block, i, bounds, threshold[i])
     kinks = Kinks(
         layer=node.name,
-        tensor=node.input,
-        output=node.output,
+        tensor=block.in_units(node.input, i, unit),
+        output=block.in_units(node.output, i, unit),
         elements=i,
-        pre=shifted,
-        low=bounds[0][i] - threshold[i],
-        high=bounds[1][i] - threshold[i],
+        pre=pre,
+        low=low,
+        high=high,
         left=left[i],
         right=right[i],
-        threshold=threshold[i],
-        value=value[i],
+        threshold=threshold[i] / unit,
+        value=value[i] / unit,
     )
-    rows = emit(kinks, block)
-    return [Piece(i, Rows(rows.matrix, rows.constant + value[i]))]
+    return [_original(i, emit(kinks, block), unit, value[i])]
+
+
+def _shifted(
+    node: Activation, block: BlockBuilder, i: Index, bounds: tuple[Array, Array], threshold: Array
+) -> tuple[Rows, Array, Array, Array]:
+    """Return the pre-activations with their breakpoint at zero and their bounds, divided by units of a sane size.
+
+    Kinks and clips are positively homogeneous around a breakpoint, so formulations never see the units, which are
+    powers of two and therefore exact.
+    """
+    pre = block.expression(node.input, i)
+    low, high = bounds[0][i] - threshold, bounds[1][i] - threshold
+    unit = units(low, high, pre.matrix)
+    shifted = Rows(pre.matrix, pre.constant - threshold)
+    if (unit == 1.0).all():
+        return shifted, low, high, unit
+    return shifted.scaled(1.0 / unit), low / unit, high / unit, unit
+
+
+def _original(i: Index, rows: Rows, unit: Array, value: Array) -> Piece:
+    """Return what a formulation made of neurons in units as their outputs."""
+    rows = rows if (unit == 1.0).all() else rows.scaled(unit)
+    return Piece(i, Rows(rows.matrix, rows.constant + value))
 
 
 def _clip(
@@ -155,14 +177,11 @@ def _clip(
     pieces += _kinks(node, block, top & ~bottom, bounds, one, zero, ceiling, ceiling, kinks)
     i = np.flatnonzero(bottom & top)
     if len(i):
-        pre = block.expression(node.input, i)
-        shifted = Rows(pre.matrix, pre.constant - floor[i])
-        span = ceiling[i] - floor[i]
-        two = TwoKinks(
-            node.name, node.input, node.output, i, shifted, low[i] - floor[i], high[i] - floor[i], span, floor[i]
-        )
-        rows = two_kinks(two, block)
-        pieces.append(Piece(i, Rows(rows.matrix, rows.constant + floor[i])))
+        pre, least, most, unit = _shifted(node, block, i, bounds, floor[i])
+        names = block.in_units(node.input, i, unit), block.in_units(node.output, i, unit)
+        span = (ceiling[i] - floor[i]) / unit
+        two = TwoKinks(node.name, *names, i, pre, least, most, span, floor[i] / unit)
+        pieces.append(_original(i, two_kinks(two, block), unit, floor[i]))
     return pieces
 
 

@@ -152,7 +152,7 @@ def _row_checks(problem: Problem, x: Array, tolerance: float) -> list[Check]:
 
 
 def _condition_checks(problem: Problem, x: Array, tolerance: float) -> list[Check]:
-    if not (problem.sos1 or problem.indicators or problem.complementarities):
+    if not (problem.sos1 or problem.indicators or problem.complementarities or problem.relus):
         return []
     value = problem.condition_residual(x)
     return [Check("sets and indicator rows", value, tolerance, value <= tolerance)]

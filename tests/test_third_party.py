@@ -23,7 +23,7 @@ from nnembed.testing import enumerate_optimum, random_network
 
 net = random_network(4)
 box = [-1.0, -1.0], [1.0, 1.0]
-result = nn.maximize(net, box, formulation="zhat", backend="scipy", gap=0.0)
+result = nn.maximize(net, box, formulation="hat", backend="scipy", gap=0.0)
 chosen = {line.formulation for line in result.plan[0].lines}
 want = enumerate_optimum(net, *box, [1.0])
 print(json.dumps([result.status, result.objective, want, sorted(chosen), result.certificate.ok]))
@@ -49,11 +49,11 @@ def listed(python: str, environment: dict[str, str], folder: Path) -> dict:
 def check_all(python: str, environment: dict[str, str], folder: Path) -> None:
     """Look at the list, solve with both."""
     found = listed(python, environment, folder)
-    assert set(found) == {("formulation", "zhat"), ("backend", "scipy")}
+    assert set(found) == {("formulation", "hat"), ("backend", "scipy")}
     assert found["backend", "scipy"]["distribution"] == "nnembed-scipy"
     assert found["backend", "scipy"]["available"] is True
     status, objective, want, chosen, certified = json.loads(run([python, "-c", SOLVE], environment, folder))
-    assert (status, chosen, certified) == ("optimal", ["zhat"], True)
+    assert (status, chosen, certified) == ("optimal", ["hat"], True)
     assert objective == pytest.approx(want, abs=1e-6)
 
 

@@ -22,11 +22,12 @@ from nnembed.errors import InputError, SolverError, UnknownName, UnsupportedFeat
 from nnembed.events import Event, Incumbent
 from nnembed.features import Availability, Capability, Feature, missing
 from nnembed.options import Options
-from nnembed.protocols import Solution
+from nnembed.protocols import Conflict, Solution
 
 if TYPE_CHECKING:
     from nnembed.problem import Problem
 
+_IRREDUCIBLE = 3  # HighsIis.status_: every member is needed
 _STATUS = {
     "kOptimal": "optimal",
     "kInfeasible": "infeasible",
@@ -55,6 +56,7 @@ class Highs:
         | Capability.INTERRUPT
         | Capability.HOT_LP
         | Capability.DUALS
+        | Capability.CONFLICT
     )
 
     def available(self) -> Availability:
@@ -205,14 +207,14 @@ class HighsSession:
         return code
 
     def _listen(self, on_event: Callable[[Event], None], should_stop: Callable[[], bool]) -> list[Callable[[], None]]:
-        highs, clock = self._highs, self._clock
+        highs, clock, width = self._highs, self._clock, self._problem.n_columns
         sign = -1.0 if self._problem.maximize else 1.0
         best: dict[str, float | None] = {"objective": None, "bound": None}
 
         def poll(event: Any) -> None:
             # HiGHS looks at its own limit between larger steps only and may overrun it by half.
-            if self._stop or clock.expired or should_stop():
-                event.interrupt()
+            # The flag is set either way: HiGHS keeps what an earlier run was told.
+            event.data_in.user_interrupt = bool(self._stop or clock.expired or should_stop())
 
         def watch(event: Any) -> None:
             poll(event)
@@ -226,7 +228,8 @@ class HighsSession:
             old = best["objective"]
             if np.isfinite(value) and (old is None or sign * value < sign * old):
                 best["objective"] = value
-                on_event(Incumbent(clock.elapsed, value, best["bound"], "solver"))
+                x = np.array(event.data_out.mip_solution)  # a copy: HiGHS takes the memory back
+                on_event(Incumbent(clock.elapsed, value, best["bound"], "solver", x if len(x) == width else None))
 
         def offer(event: Any) -> None:
             while self._injected:
@@ -283,6 +286,46 @@ class HighsSession:
         feasible = self._highs.getModelStatus().name == "kOptimal"
         self.set_cost(np.arange(n), cost)
         return "unbounded" if feasible else "infeasible"
+
+    # ---- why infeasible -----------------------------------------------------------------------
+
+    def conflict(self) -> Conflict | None:
+        """Return rows and columns (their bounds) of which each is needed to make the problem infeasible.
+
+        Found on the LP relaxation; None where that has a point (so that integrality takes part), where the time left
+        does not suffice, or where what HiGHS names turns out to have a point.
+        """
+        problem = self._problem
+        whole, cost = np.zeros(problem.n_columns, dtype=bool), np.zeros(problem.n_columns)
+        left = None if self._options.time_limit is None else self._clock.remaining
+        options = replace(self._options, time_limit=left, solver_options={})
+        if left == 0:
+            return None
+        relaxed = replace(problem, integer=whole, cost=cost, quadratic=None)
+        with HighsSession(relaxed, options) as session:
+            found = session._irreducible()
+        if found is None:
+            return None
+        lower, upper = np.full(problem.n_columns, -np.inf), np.full(problem.n_columns, np.inf)
+        lower[found.columns], upper[found.columns] = problem.lower[found.columns], problem.upper[found.columns]
+        part = {k: getattr(problem, k)[found.rows] for k in ("matrix", "row_lower", "row_upper")}
+        with HighsSession(replace(relaxed, lower=lower, upper=upper, **part), options) as session:
+            agreed = session.solve(lambda event: None, lambda: False).status == "infeasible"
+        return found if agreed else None
+
+    def _irreducible(self) -> Conflict | None:
+        """Return HiGHS's irreducible infeasible subset of a linear problem, None when it has none."""
+        self._limit()
+        if np.isfinite(self._clock.remaining):
+            self._option("iis_time_limit", float(self._clock.remaining))
+        kinds = self._api.IisStrategy
+        self._option("iis_strategy", int(kinds.kIisStrategyFromLp) + int(kinds.kIisStrategyIrreducible))
+        code, found = self._highs.getIis()
+        if code != self._api.HighsStatus.kOk or not found.valid_ or found.status_ != _IRREDUCIBLE:
+            return None
+        absent = (self._api.IisBoundStatus.kIisBoundStatusFree, self._api.IisBoundStatus.kIisBoundStatusDropped)
+        kept = [j for j, side in zip(found.col_index_, found.col_bound_, strict=True) if side not in map(int, absent)]
+        return Conflict(np.array(sorted(found.row_index_), dtype=np.intp), np.array(sorted(kept), dtype=np.intp))
 
     # ---- loading ------------------------------------------------------------------------------
 

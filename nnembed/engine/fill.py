@@ -36,9 +36,8 @@ def first_plan(
     linear = replace(problem, cost=_slope(problem), quadratic=None, placements=())
     limit = None if seconds is None else clock.remaining
     quick = replace(options, time_limit=limit, gap=1e-2, solver_options={})
-    free = replace(
-        linear, integer=np.zeros(problem.n_columns, dtype=bool), sos1=(), indicators=(), complementarities=()
-    )
+    whole = np.zeros(problem.n_columns, dtype=bool)
+    free = replace(linear, integer=whole, sos1=(), indicators=(), complementarities=(), relus=())
     with backend.load(free, quick) as session:
         relaxed = session.solve(_unheard, stopped)
     if relaxed.x is None or clock.expired or stopped():

@@ -10,7 +10,7 @@ from nnembed.hooks import hookimpl
 if TYPE_CHECKING:
     from nnembed.options import Options
     from nnembed.problem import Problem
-    from nnembed.protocols import Backend, BoundTightener, Formulation, Heuristic, Host, Lowering, OpReader
+    from nnembed.protocols import Backend, BoundTightener, Formulation, Heuristic, Host, Lowering, OpReader, Surrogate
 
 
 @hookimpl
@@ -23,11 +23,17 @@ def nnembed_op_readers() -> Iterable[OpReader]:
 
 @hookimpl
 def nnembed_bound_tighteners() -> Iterable[BoundTightener]:
-    """Return interval arithmetic and CROWN."""
+    """Return intervals, propagation of the model's rows, backward bounds, linear and mixed-integer programs."""
+    from nnembed.bounds.alpha import AlphaCrown
     from nnembed.bounds.backward import Crown
+    from nnembed.bounds.hull_lp import OptC2V
+    from nnembed.bounds.hull_sweep import FastC2V
     from nnembed.bounds.interval import Interval
+    from nnembed.bounds.lp import Lp
+    from nnembed.bounds.mip import Mip, Rolling
+    from nnembed.bounds.propagate import Fbbt
 
-    return [Interval(), Crown()]
+    return [Interval(), Fbbt(), Crown(), AlphaCrown(), FastC2V(), OptC2V(), Lp(), Rolling(), Mip()]
 
 
 @hookimpl
@@ -35,22 +41,38 @@ def nnembed_formulations() -> Iterable[Formulation]:
     """Return the big-M forms, the forms without big-M and the triangle relaxation."""
     from nnembed.formulations.bigm import Slack, TwoRow
     from nnembed.formulations.complementarity import Complementarity
+    from nnembed.formulations.dependency import Dependency
+    from nnembed.formulations.extended import Extended
+    from nnembed.formulations.hull import Hull
+    from nnembed.formulations.ideal import Ideal
     from nnembed.formulations.indicator import Indicator
+    from nnembed.formulations.maxout import Maxout
+    from nnembed.formulations.maxout_extended import MaxExtended
+    from nnembed.formulations.maxout_split import MaxSplit
+    from nnembed.formulations.native import Native
+    from nnembed.formulations.onehot import OneHot
+    from nnembed.formulations.partition import Partition
     from nnembed.formulations.sos1 import Sets
     from nnembed.formulations.triangle import Triangle
+    from nnembed.formulations.zhat import ZHat
 
-    return [TwoRow(), Slack(), Sets(), Indicator(), Complementarity(), Triangle()]
+    hulls: tuple[Formulation, ...] = ZHat(), Partition(), Extended(), Ideal(), OneHot(), Dependency(), Hull()
+    maxima: tuple[Formulation, ...] = Maxout(), MaxSplit(), MaxExtended()
+    return [TwoRow(), Slack(), Sets(), Indicator(), Complementarity(), Native(), Triangle(), *hulls, *maxima]
 
 
 @hookimpl
 def nnembed_lowerings() -> Iterable[Lowering]:
-    """Return the rewrites of sets, indicator rows and complementary pairs."""
+    """Return the rewrites of sets, indicator rows, complementary pairs and ReLU rows."""
     from nnembed.lowerings.complementarity_to_indicator import ComplementarityToIndicator
     from nnembed.lowerings.complementarity_to_sos1 import ComplementarityToSos1
     from nnembed.lowerings.indicator_to_bigm import IndicatorToBigM
+    from nnembed.lowerings.relu_to_bigm import ReluToBigM
+    from nnembed.lowerings.relu_to_complementarity import ReluToComplementarity
     from nnembed.lowerings.sos1_to_binary import Sos1ToBinary
 
-    return [Sos1ToBinary(), IndicatorToBigM(), ComplementarityToSos1(), ComplementarityToIndicator()]
+    pairs = ComplementarityToSos1(), ComplementarityToIndicator()
+    return [Sos1ToBinary(), IndicatorToBigM(), *pairs, ReluToBigM(), ReluToComplementarity()]
 
 
 @hookimpl
@@ -77,6 +99,14 @@ def nnembed_heuristics() -> Iterable[Heuristic]:
     from nnembed.heuristics.forward import ForwardStart
 
     return [ForwardStart()]
+
+
+@hookimpl
+def nnembed_surrogates() -> Iterable[Surrogate]:
+    """Return magnitude pruning."""
+    from nnembed.surrogates.magnitude import Magnitude
+
+    return [Magnitude()]
 
 
 @hookimpl(trylast=True)

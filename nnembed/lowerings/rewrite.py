@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index
-from nnembed.block import Block, ColumnGroup, Nonzero, Role
+from nnembed.block import Block, ColumnGroup, Fill, Nonzero, Role
 from nnembed.matrices import stack
 from nnembed.problem import widen
 
@@ -56,28 +56,43 @@ def switches(block: Block, columns: Index) -> tuple[tuple[ColumnGroup, ...], Ind
 
     A forward pass fills them, so start vectors stay complete. Each is named after the column it stands for.
     """
+    return companions(block, columns, Role.INDICATOR, Nonzero)
+
+
+def companions(
+    block: Block, columns: Index, role: Role, rule: Callable[[Fill, Index], Fill]
+) -> tuple[tuple[ColumnGroup, ...], Index]:
+    """Return groups of new columns, one for each of the given ones, and their numbers.
+
+    Parameters
+    ----------
+    role : Role
+        Of the new columns; each is named after the column it stands for.
+    rule : callable (fill, members) -> Fill
+        How they are filled from the places `members` of what fills the old ones.
+    """
     starts = np.array([g.start for g in block.groups], dtype=np.intp)
     home = np.searchsorted(starts, columns, side="right") - 1
     order = np.argsort(home, kind="stable")
     number = np.empty(len(columns), dtype=np.intp)
-    number[order] = block.n_columns + np.arange(len(columns))
+    start = block.n_columns
+    number[order] = start + np.arange(len(columns))
     taken = {(g.layer, g.role) for g in block.groups}
-    groups, start = [], block.n_columns
+    groups = []
     for place in np.unique(home).tolist():
         source = block.groups[place]
         members = columns[order][home[order] == place] - source.start
-        layer = _free_layer(source, taken)
-        taken.add((layer, Role.INDICATOR))
-        elements = source.elements[members]
-        fill = Nonzero(source.fill, members)
-        groups.append(ColumnGroup(layer, Role.INDICATOR, start, source.tensor, source.tensor_size, elements, fill))
+        layer = _free_layer(source, role, taken)
+        taken.add((layer, role))
+        elements, fill = source.elements[members], rule(source.fill, members)
+        groups.append(ColumnGroup(layer, role, start, source.tensor, source.tensor_size, elements, fill))
         start += len(members)
     return tuple(groups), number
 
 
-def _free_layer(source: ColumnGroup, taken: set[tuple[str, Role]]) -> str:
+def _free_layer(source: ColumnGroup, role: Role, taken: set[tuple[str, Role]]) -> str:
     layer, k = source.layer, 1
-    while (layer, Role.INDICATOR) in taken:
+    while (layer, role) in taken:
         layer = f"{source.layer}.{source.role.value}{k if k > 1 else ''}"
         k += 1
     return layer

@@ -198,7 +198,7 @@ class LinopyAdapter:
         """Change the bounds."""
         import xarray as xr
 
-        x.lower, x.upper = xr.DataArray(lower, dims=x.dims), xr.DataArray(upper, dims=x.dims)
+        x.update(lower=xr.DataArray(lower, dims=x.dims), upper=xr.DataArray(upper, dims=x.dims))
 
     def add_row(self, model: Any, terms: Terms, upper: float, name: str) -> None:
         """Add a constraint."""

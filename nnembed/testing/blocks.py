@@ -1,7 +1,7 @@
 """Blocks under test: equality, residuals at a point, and their optimum by a small search of our own.
 
-The search uses an LP/MILP for columns and rows and branches on sets, complementary pairs and indicator rows itself, so
-that it shares nothing with the lowerings and backends it is used to judge.
+The search uses an LP/MILP for columns and rows and branches on sets, complementary pairs, indicator and ReLU rows
+itself, so that it shares nothing with the lowerings and backends it is used to judge.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ def assert_block_equal(left: Block, right: Block, *, atol: float = 0.0) -> None:
     for ours, theirs in ((_sets(left), _sets(right)),):
         assert len(ours) == len(theirs), "blocks differ in the number of sets"
         assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)), "blocks differ in their sets"
+    assert len(left.relus) == len(right.relus), "blocks differ in the number of groups of ReLU rows"
+    assert all(np.array_equal(a, b) for a, b in zip(left.relus, right.relus, strict=True)), "blocks differ in ReLU rows"
     assert len(left.indicators) == len(right.indicators), "blocks differ in the number of indicator groups"
     for a, b in zip(left.indicators, right.indicators, strict=True):
         assert np.array_equal(a.binary, b.binary), "blocks differ in the binaries of indicator rows"
@@ -78,6 +80,10 @@ def violation(block: Any, x: Array) -> tuple[float, str]:
         value, size = rule.matrix @ x, 1 + abs(rule.matrix) @ np.abs(x)
         excess = np.maximum(rule.row_lower - value, value - rule.row_upper) / size
         parts["indicator rows"] = excess[np.abs(x[rule.binary] - rule.value) < 0.5]
+    for pairs in block.relus:
+        y, g = x[pairs[:, 0]], x[pairs[:, 1]]
+        off = np.abs(y - np.maximum(g, 0.0)) / (1 + np.abs(g))
+        parts["ReLU rows"] = np.append(off, parts.get("ReLU rows", 0.0))
     worst = {name: float(part.max(initial=0.0)) for name, part in parts.items()}
     name = max(worst, key=lambda n: worst[n])
     return worst[name], f"{name} by {worst[name]:.3g}"
@@ -145,6 +151,7 @@ class _Form:
     integer: np.ndarray
     sets: tuple[Index, ...] = ()
     rules: tuple[tuple[int, float, sp.csr_array, float, float], ...] = ()
+    relus: tuple[tuple[int, int], ...] = ()
 
     def branches(self, x: Array | None) -> list[_Form] | None:
         """Return the two ways out of the first condition that is violated (without a point: of the first one)."""
@@ -160,6 +167,12 @@ class _Form:
                     continue
             rest = replace(self, rules=self.rules[:k] + self.rules[k + 1 :])
             return [rest._fixed(binary, 1 - value), rest._with(row, low, high)._fixed(binary, value)]
+        for k, (y, g) in enumerate(self.relus):
+            if x is not None and abs(x[y] - max(x[g], 0.0)) <= _ZERO * (1 + abs(x[g])):
+                continue
+            rest = replace(self, relus=self.relus[:k] + self.relus[k + 1 :])
+            tie = sp.csr_array(([1.0, -1.0], ([0, 0], [y, g])), shape=(1, len(self.lower)))
+            return [rest._range(g, 0.0, np.inf)._with(tie, 0.0, 0.0), rest._range(g, -np.inf, 0.0)._fixed(y, 0.0)]
         return None
 
     def _zero(self, columns: Index) -> _Form:
@@ -170,8 +183,11 @@ class _Form:
         return replace(self, lower=lower, upper=upper, sets=sets)
 
     def _fixed(self, column: int, value: float) -> _Form:
+        return self._range(column, value, value)
+
+    def _range(self, column: int, low: float, high: float) -> _Form:
         lower, upper = self.lower.copy(), self.upper.copy()
-        lower[column], upper[column] = max(lower[column], value), min(upper[column], value)
+        lower[column], upper[column] = max(lower[column], low), min(upper[column], high)
         return replace(self, lower=lower, upper=upper)
 
     def _with(self, row: sp.csr_array, low: Any, high: Any) -> _Form:
@@ -194,6 +210,7 @@ def _mixed_integer(block: Any) -> _Form:
         np.pad(block.upper, (0, added), constant_values=1.0),
         np.pad(block.integer, (0, added), constant_values=True),
         tuple(m for m, good in zip(sets, bounded, strict=True) if not good),
+        relus=tuple((int(y), int(g)) for pairs in block.relus for y, g in pairs),
     )
     for members, good in zip(sets, bounded, strict=True):
         if good:

@@ -22,7 +22,7 @@ SUITES: dict[str, tuple[tuple[str, ...], str]] = {
     "formulation": (("formulations",), "emit"),
     "bound tightener": (("tighteners",), "tighten"),
     "lowering": (("lowerings",), "apply"),
-    "backend": (("backends", "sessions"), "capabilities"),
+    "backend": (("backends", "sessions", "conduct", "searches", "cells"), "capabilities"),
     "heuristic": (("heuristics",), "run"),
     "surrogate": (("surrogates",), "build"),
 }

@@ -15,7 +15,7 @@ from nnembed.protocols import Lowering
 from nnembed.testing.blocks import assert_block_equal, block_optimum, optimum_point, violation, with_inputs
 from nnembed.testing.kit import DEFAULT, Config, Unmet, since
 
-_KNOWN = Feature.SOS1 | Feature.INDICATOR | Feature.COMPLEMENTARITY
+_KNOWN = Feature.SOS1 | Feature.INDICATOR | Feature.COMPLEMENTARITY | Feature.RELU
 
 
 class _Layer:
@@ -68,7 +68,20 @@ class _Layer:
             return replace(block, sos1=(Sos1(pairs),))
         if feature == Feature.COMPLEMENTARITY:
             return replace(block, complementarities=(pairs,))
+        if feature == Feature.RELU:
+            return self._stated(block)
         return self._switched(block) if feature == Feature.INDICATOR else block
+
+    def _stated(self, block: Block) -> Block:
+        """Make the columns s the pre-activations, and say that r is their positive part."""
+        rows = block.matrix.toarray()
+        rows[:4, 2:6], rows[:4, 6:10] = 0.0, -np.eye(4)
+        every, lower, upper = np.arange(4), block.lower.copy(), block.upper.copy()
+        lower[6:10], upper[6:10] = self.pre_low, self.pre_high
+        groups = list(block.groups)
+        groups[2] = ColumnGroup("relu", Role.PRE, 6, "g", 4, every, Value("g", every))
+        pairs = (np.stack([np.arange(2, 6), np.arange(6, 10)], axis=1),)
+        return replace(block, matrix=sp.csr_array(rows), lower=lower, upper=upper, groups=tuple(groups), relus=pairs)
 
     def _switched(self, block: Block) -> Block:
         """Add a binary per neuron: 1 makes s zero, 0 makes r zero."""

@@ -105,6 +105,16 @@ def hopeless() -> list[Known]:
         Known(
             "ray but no point", make([[1, -1, 0]] * 2, [2, -INF], [INF, 1], [0] * 3, [INF] * 3, [-1] * 3), "infeasible"
         ),
+        Known("bounds that cross", make([[1.0]], [-INF], [9], [2], [1], [1]), "infeasible"),
+        Known("integer bounds that cross", make([[1.0]], [-INF], [9], [2], [1], [1], [1]), "infeasible"),
+        Known("sides that cross", make([[1.0]], [3], [2], [0], [5], [1]), "infeasible"),
+        Known("sides that cross, integer", make([[1.0]], [3], [2], [0], [5], [1], [1]), "infeasible"),
+        Known("no integer between bounds", make([[1.0]], [-INF], [9], [0.3], [0.7], [1], [1]), "infeasible"),
+        Known(
+            "ray but no integer point",
+            make([[1, -1, 0]] * 2, [2, -INF], [INF, 1], [0] * 3, [INF] * 3, [-1] * 3, [1, 1, 0]),
+            "infeasible",
+        ),
         Known("unbounded max", make(*ray, [1, 1], maximize=True), "unbounded"),
         Known("unbounded min", make(*ray, [-1, 0]), "unbounded"),
         Known("unbounded without rows", make(np.zeros((0, 1)), [], [], [-INF], [3], [1]), "unbounded"),
@@ -167,13 +177,25 @@ def endless(n: int = 60, rows: int = 25, seed: int = 0) -> Problem:
     return make(a, [-INF] * rows, a.sum(axis=1) // 2, [0] * n, [1] * n, cost, [1] * n, maximize=True)
 
 
+def _two_sided() -> list[Known]:
+    """Return problems with an indicator row of two sides, switched on and off, from both ends."""
+    found = []
+    for value, state, up in product((0.0, 1.0), (True, False), (True, False)):
+        row = sp.csr_array(np.array([[0.0, 1.0]]))
+        rule = Indicators(np.array([0]), np.array([value]), row, np.array([2.0]), np.array([3.0]))
+        at = value if state else 1 - value
+        problem = make(np.zeros((0, 2)), [], [], [at, 0], [at, 5], [0, 1], [1, 0], maximize=up, indicators=(rule,))
+        best = (3.0 if up else 2.0) if state else (5.0 if up else 0.0)
+        found.append(Known(f"two sides, value {value:g}, {'on' if state else 'off'}", problem, objective=best))
+    return found
+
+
 def by_feature() -> dict[str, list[Known]]:
     """Return problems that need a feature beyond linear rows, by the feature's name."""
     three, sets = np.zeros((0, 3)), (np.array([[0, 1], [1, 2]]),)
     rule = Indicators(np.array([0]), np.array([1.0]), sp.csr_array([[0.0, 1.0]]), np.array([-INF]), np.array([2.0]))
     off = Indicators(np.array([0]), np.array([0.0]), sp.csr_array([[0.0, 1.0]]), np.array([-INF]), np.array([2.0]))
     two = np.zeros((0, 2))
-    bowl = sp.csr_array(np.array([[2.0, 0.0], [0.0, 4.0]]))
     pairs = (np.array([[0, 1]]),)
     return {
         "INTEGER": [integral()[0]],
@@ -204,15 +226,62 @@ def by_feature() -> dict[str, list[Known]]:
                 make(two, [], [], [0, 0], [1, 5], [-4, 1], [1, 0], maximize=True, indicators=(off,)),
                 objective=2.0,
             ),
+            *_two_sided(),
         ],
         "COMPLEMENTARITY": [
             Known(
                 "pair", make(two, [], [], [0, 0], [2, 3], [1, 1], maximize=True, complementarities=pairs), objective=3.0
             )
         ],
+        "RELU": _relus(),
+        **_quadratic(),
+    }
+
+
+def _relus() -> list[Known]:
+    two, pairs = np.zeros((0, 2)), (np.array([[0, 1]]),)
+    return [
+        Known("relu up", make(two, [], [], [0, -3], [9, 2], [1, 0], maximize=True, relus=pairs), objective=2.0),
+        Known("relu down", make(two, [], [], [0, -3], [9, 2], [1, 0], relus=pairs), objective=0.0),
+        Known("relu, paid", make(two, [], [], [0, -3], [9, 2], [2, -1], relus=pairs), objective=0.0),
+        Known("relu, argument paid", make(two, [], [], [0, -3], [9, 2], [2, 1], relus=pairs), objective=-3.0),
+        Known("relu off", make([[1, 0]], [0.5], [INF], [0, -3], [9, 0], [1, 1], relus=pairs), "infeasible"),
+        Known(
+            "relu of wide range",
+            make([[1, 0]], [1.5], [2], [-9, -INF], [9, INF], [0, 1], relus=pairs),
+            objective=1.5,
+        ),
+    ]
+
+
+def _quadratic() -> dict[str, list[Known]]:
+    two, bowl = np.zeros((0, 2)), sp.csr_array(np.array([[2.0, 0.0], [0.0, 4.0]]))
+    product = sp.csr_array(np.array([[0.0, 1.0], [1.0, 0.0]]))
+    return {
+        "NONCONVEX": [
+            Known(
+                "product at a corner", make(two, [], [], [-1, -3], [2, 1], [0, 0], quadratic=product), objective=-6.0
+            ),
+            Known(
+                "bowl at whole points",
+                make([[1, 1]], [-INF], [3], [0, 0], [5, 5], [-5.2, -3], [1, 1], quadratic=2 * sp.eye_array(2).tocsr()),
+                objective=-8.4,
+            ),
+            Known("hill from below", make(two, [], [], [-1, -3], [2, 1], [0, 0], quadratic=-bowl), objective=-22.0),
+            Known(
+                "product, one of them whole",
+                make([[1, 1]], [-INF], [2.5], [0, 0], [2, 2], [0, 0], [1, 0], maximize=True, quadratic=product),
+                objective=1.5,
+            ),
+        ],
         "QUADRATIC_OBJECTIVE": [
             Known("bowl", make(two, [], [], [-9, -9], [9, 9], [-2, -4], quadratic=bowl, offset=1.0), objective=-2.0),
             Known("bowl on a row", make([[1, 1]], [3], [3], [-9, -9], [9, 9], [0, 0], quadratic=bowl), objective=6.0),
+            Known(
+                "tilted bowl",
+                make(two, [], [], [-5, -5], [5, 5], [-1, -1], quadratic=sp.csr_array([[2.0, 0.5], [0.5, 1.0]])),
+                objective=-4 / 7,
+            ),
             Known("hill", make(two, [], [], [-9, -9], [9, 9], [2, 4], maximize=True, quadratic=-bowl), objective=3.0),
         ],
     }

@@ -42,11 +42,24 @@ def check_features(backend: Backend, config: Config = DEFAULT) -> None:
 
 
 @since("0.1")
+def check_products(backend: Backend, config: Config = DEFAULT) -> None:
+    """Check: a product of two continuous columns is solved to a proven gap where NONCONVEX is claimed."""
+    usable(backend, Feature.QUADRATIC_OBJECTIVE | Feature.NONCONVEX)
+    product = sp.csr_array(np.array([[0.0, 1.0], [1.0, 0.0]]))
+    problem = make([[1, 2]], [-INF], [4], [-1, 0], [3, 3], [0, 0], quadratic=product, maximize=True)
+    found = solved(backend, problem, gap=1e-4)
+    sane(problem, found, "x y with x + 2 y <= 4", 2.0, config)
+    assert found.status == "optimal" and found.objective is not None, f"status {found.status!r} ({found.message})"
+    assert abs(found.objective - 2.0) <= 1e-3, f"x y with x + 2 y <= 4 is at most 2, not {found.objective:.9g}"
+    assert found.bound is not None and found.bound <= 2.01, f"a gap of 1e-4, and a bound of {found.bound}"
+
+
+@since("0.1")
 def check_duals(backend: Backend, config: Config = DEFAULT) -> None:
     """Check: row duals are the change of the objective per unit of a row's side, in the problem's own sense."""
     usable(backend)
     rows = np.array([[1.0, -1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 1.0, 1.0]])
-    sides = (np.array([-INF, 0.5, 5.0]), np.array([1.0, INF, 5.0]))
+    sides = (np.array([-2.0, 0.5, 5.0]), np.array([1.0, INF, 5.0]))  # the first row has two sides, one active
     for maximize in (False, True):
         cost = np.array([1.0, 3.0, 4.0]) * (-1 if maximize else 1)
         problem = make(rows, *sides, [0] * 3, [9] * 3, cost, maximize=maximize)
@@ -86,7 +99,7 @@ def check_start(backend: Backend, config: Config = DEFAULT) -> None:
             if not can(backend, Capability.MIP_START):
                 _refuses(partial(session.set_start, columns, values), "set_start", "MIP_START")
                 continue
-            session.set_start(columns, values)
+            session.set_start(columns, values, strong=name == "good")
             right(known, run(session), config, f"{known.name} with a {name} start")
     if can(backend, Capability.MIP_START):
         _start_is_kept(backend, config)

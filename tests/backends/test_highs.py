@@ -114,3 +114,17 @@ def test_stopping():
     with Highs().load(p, Options(time_limit=20)) as session:
         found = session.solve(lambda e: None, lambda: True)
     assert found.status == "interrupted"
+
+
+def test_an_interrupted_session_solves_on():
+    rng = np.random.default_rng(0)
+    matrix = sp.csr_array(rng.integers(1, 50, (20, 40)).astype(float))
+    sides = np.full(20, -np.inf), matrix.sum(axis=1) * 0.4
+    cost = rng.integers(1, 50, 40).astype(float)
+    hard = Problem(matrix, *sides, np.zeros(40), np.ones(40), np.ones(40, bool), cost, maximize=True)
+    with Highs().load(hard, Options(gap=0.0)) as session:
+        stopped = session.solve(lambda event: None, lambda: True)
+        again = session.solve(lambda event: None, lambda: False)
+    assert stopped.status == "interrupted"
+    assert again.status == "optimal"
+    assert again.objective == pytest.approx(again.bound)

@@ -12,12 +12,23 @@ from nnembed.features import Availability, Capability, Feature
 from nnembed.heuristics.scene import Scene
 from nnembed.testing import chain, enumerate_optimum
 
-FORMS = ["sos1", "indicator", "complementarity"]
-SPECIAL = Feature.SOS1 | Feature.INDICATOR | Feature.COMPLEMENTARITY
+OWN = {
+    "sos1": Feature.SOS1,
+    "indicator": Feature.INDICATOR,
+    "complementarity": Feature.COMPLEMENTARITY,
+    "native": Feature.RELU,
+}
+FORMS = list(OWN)
+SPECIAL = Feature.SOS1 | Feature.INDICATOR | Feature.COMPLEMENTARITY | Feature.RELU
 
 
 def small(kind="relu", inputs=2):
     return chain([(4, kind), (3, "relu"), (1, "none")], inputs, np.random.default_rng(4))
+
+
+def able(formulation, kind):
+    """The kind itself; ReLU rows cannot say a maximum."""
+    return "abs" if (formulation, kind) == ("native", "max") else kind
 
 
 def best(net, n=2):
@@ -47,7 +58,7 @@ class Taker:
 @pytest.mark.parametrize("formulation", FORMS)
 @pytest.mark.parametrize("kind", ["relu", "clip", "max"])
 def test_attached_to_arrays_it_lowers_itself(formulation, kind):
-    net = small(kind)
+    net = small(able(formulation, kind))
     model = nn.ArrayModel(-np.ones(2), np.ones(2), maximize=True)
     emb = nn.embed(model, net, np.arange(2), formulation=formulation)
     assert not emb.block.needs & SPECIAL
@@ -80,12 +91,12 @@ def test_attached_to_linopy_the_users_own_solve_works(formulation):
 
 
 @pytest.mark.parametrize("formulation", FORMS)
-@pytest.mark.parametrize("accepts", [Feature.SOS1, Feature.INDICATOR, Feature.COMPLEMENTARITY, SPECIAL])
+@pytest.mark.parametrize("accepts", [*OWN.values(), SPECIAL])
 def test_declared_it_is_lowered_for_the_solver_that_solves(formulation, accepts):
-    net = small("max")
+    net = small(able(formulation, "max"))
     model = nn.ArrayModel(-np.ones(2), np.ones(2), maximize=True)
     emb = nn.embed(model, net, np.arange(2), formulation=formulation, attach=False)
-    own = Feature[formulation.upper()]
+    own = OWN[formulation]
     assert emb.block.needs & own
     assert own.name in emb.plan.chain
     model.cost[2] = 1.0
@@ -104,8 +115,8 @@ def test_declared_it_is_lowered_for_the_solver_that_solves(formulation, accepts)
 
 def test_native_conditions_sit_on_the_right_columns_of_the_problem():
     """Two networks and rows of the user's own in front: conditions hold at the forward pass of both."""
-    nets = small("clip"), small("max")
     for formulation in FORMS:
+        nets = small("clip"), small(able(formulation, "max"))
         model = nn.ArrayModel(-np.ones(5), np.ones(5), matrix=np.ones((1, 5)), row_lower=-9, row_upper=9)
         for k, net in enumerate(nets):
             nn.embed(model, net, np.array([k, 3]), formulation=formulation, attach=False, name=f"net{k}")
@@ -133,7 +144,7 @@ def test_starts_stay_complete(formulation, kind):
     """Binaries of a lowering are filled by the forward pass."""
     with pytest.raises(Seen) as caught:
         nn.maximize(
-            small(kind),
+            small(able(formulation, kind)),
             (-np.ones(2), np.ones(2)),
             formulation=formulation,
             backend=Taker(Feature.LINEAR | Feature.INTEGER),

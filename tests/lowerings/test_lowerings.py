@@ -15,19 +15,29 @@ from nnembed.bounds.box import input_bounds
 from nnembed.bounds.interval import Interval
 from nnembed.builder import BlockBuilder
 from nnembed.errors import BoxError
-from nnembed.features import Feature
+from nnembed.features import Feature, missing
 from nnembed.formulations.complementarity import Complementarity
 from nnembed.formulations.indicator import Indicator
+from nnembed.formulations.native import Native
 from nnembed.formulations.sos1 import Sets
 from nnembed.ir.network import Network, TensorSpec
 from nnembed.ir.nodes import Max, relu
 from nnembed.lowerings.complementarity_to_indicator import ComplementarityToIndicator
 from nnembed.lowerings.complementarity_to_sos1 import ComplementarityToSos1
 from nnembed.lowerings.indicator_to_bigm import IndicatorToBigM, row_maximum
+from nnembed.lowerings.relu_to_bigm import ReluToBigM
+from nnembed.lowerings.relu_to_complementarity import ReluToComplementarity
 from nnembed.lowerings.sos1_to_binary import Sos1ToBinary
 from nnembed.options import Budget
 
-ALL = [Sos1ToBinary(), IndicatorToBigM(), ComplementarityToSos1(), ComplementarityToIndicator()]
+ALL = [
+    Sos1ToBinary(),
+    IndicatorToBigM(),
+    ComplementarityToSos1(),
+    ComplementarityToIndicator(),
+    ReluToBigM(),
+    ReluToComplementarity(),
+]
 
 
 def neuron(form, low=-1.0, high=2.0):
@@ -87,6 +97,14 @@ y.out[0] in [0, 2]
 +1 input.in[0] -1 relu.post[0] +1 relu.slack[0] == 0
 -1 relu.post[0] +1 y.out[0] == 0
 """
+STATED = """\
+input.in[0] in [-1, 2]
+relu.pre[0] in [-1, 2]
+relu.post[0] in [0, 2]
+y.out[0] in [0, 2]
+-1 input.in[0] +1 relu.pre[0] == 0
+-1 relu.post[0] +1 y.out[0] == 0
+"""
 GOLDEN = {
     "sos1_to_binary": (
         Sets(),
@@ -115,6 +133,19 @@ GOLDEN = {
         + ROWS.replace("+1 input", "relu.on[0] binary\n+1 input")
         + "relu.on[0] == 1 => +1 relu.slack[0] <= 0\nrelu.on[0] == 0 => +1 relu.post[0] <= 0",
     ),
+    "relu_to_bigm": (
+        Native(),
+        STATED + "relu.post[0] == max(relu.pre[0], 0)",
+        STATED.replace("-1 input", "relu.on[0] binary\n-1 input")
+        + "-1 relu.pre[0] +1 relu.post[0] >= 0\n+1 relu.post[0] -2 relu.on[0] <= 0\n"
+        + "-1 relu.pre[0] +1 relu.post[0] +1 relu.on[0] <= 1",
+    ),
+    "relu_to_complementarity": (
+        Native(),
+        STATED + "relu.post[0] == max(relu.pre[0], 0)",
+        STATED.replace("-1 input", "relu.slack[0] in [0, 1]\n-1 input")
+        + "-1 relu.pre[0] +1 relu.post[0] -1 relu.slack[0] == 0\nrelu.post[0] * relu.slack[0] == 0",
+    ),
 }
 
 
@@ -127,7 +158,7 @@ def test_text_in_and_text_out(lowering):
 
 
 @pytest.mark.parametrize("lowering", ALL, ids=lambda low: low.name)
-@pytest.mark.parametrize("form", [Sets(), Indicator(), Complementarity()], ids=lambda f: f.name)
+@pytest.mark.parametrize("form", [Sets(), Indicator(), Complementarity(), Native()], ids=lambda f: f.name)
 def test_removes_its_feature_and_adds_only_what_it_declares(lowering, form):
     block = neuron(form)
     new, recover = lowering.apply(block)
@@ -285,3 +316,63 @@ def test_pairs_keep_what_else_the_block_has(lowering):
         x = np.r_[rng.uniform(0, [1, 2, 3]) * rng.choice([0, 1], 3), rng.choice([0.0, 1.0])]
         wanted = x[0] * x[1] == 0 and x[1] * x[2] == 0 and x[0] * x[2] == 0 and (x[3] == 0 or x[0] == 0)
         assert extendable(final, x) == wanted
+
+
+# ---- ReLU rows -------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 10**6), st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_relu_rows_of_any_range(seed, through_pairs):
+    """Open, always on, always off, zero at an end, and results with bounds of their own."""
+    rng = np.random.default_rng(seed)
+    low, high = np.sort(rng.choice([-2.0, -0.5, 0.0, 0.5, 3.0], (2, 2)), axis=0)
+    top = rng.choice([0.4, 9.0, np.inf], 2) if through_pairs else rng.choice([0.4, 9.0], 2)
+    block = bare(np.r_[[-5.0, 0.0], low], np.r_[top, high], relus=(np.array([[0, 2], [1, 3]]),))
+    if through_pairs:
+        new, recover = ReluToComplementarity().apply(block)
+    else:
+        new, recover = ReluToBigM().apply(block)
+    for _ in range(20):
+        g = rng.uniform(low, high)
+        y = np.where(rng.random(2) < 0.7, np.maximum(g, 0), rng.uniform(-1, 4, 2))
+        wanted = bool((y == np.maximum(g, 0)).all() and (y <= block.upper[:2]).all())
+        point = np.r_[y, g]
+        if through_pairs:
+            slack = y - g
+            whole = np.r_[point, slack]
+            pairs = np.concatenate(new.complementarities)
+            assert (holds(new, whole) and (whole[pairs].min(axis=1) <= 1e-9).all()) == wanted
+        else:
+            assert extendable(new, point) == wanted
+    assert np.array_equal(recover(np.arange(new.n_columns)), np.arange(4))
+
+
+def test_relu_rows_that_cannot_change_sign_get_no_binary():
+    block = bare([0, 0, 1, -3], [9, 9, 2, -1], relus=(np.array([[0, 2], [1, 3]]),))
+    new = ReluToBigM().apply(block)[0]
+    assert new.binaries == 0 and new.upper[1] == 0 and new.n_rows == 1
+
+
+def test_open_relu_rows_are_refused_by_name_or_go_through_pairs():
+    block = bare([0, -np.inf], [9, 4], relus=(np.array([[0, 1]]),))
+    with pytest.raises(BoxError, match=r"'x\.in\[0\]'.*argument 'x\.in\[1\]' is in \[-inf, 4\]"):
+        ReluToBigM().apply(block)
+    pairs = ReluToComplementarity().apply(block)[0]
+    assert pairs.needs == Feature.LINEAR | Feature.COMPLEMENTARITY and pairs.upper[2] == np.inf
+
+
+@pytest.mark.parametrize("lowering", [ReluToBigM(), ReluToComplementarity()], ids=lambda low: low.name)
+def test_relu_rows_keep_what_else_the_block_has(lowering):
+    rule = Indicators(np.array([3]), np.ones(1), sp.csr_array(np.eye(4)[[0]]), np.full(1, -np.inf), np.zeros(1))
+    block = bare(
+        [0, -1, -1, 0],
+        [1, 2, 3, 1],
+        [False, False, False, True],
+        sos1=(Sos1(np.array([[0, 2]])),),
+        indicators=(rule,),
+        relus=(np.array([[0, 1]]),),
+    )
+    new, _ = lowering.apply(block)
+    assert not missing(block.needs & ~Feature.RELU, new.needs)
+    assert new.indicators[0].matrix.shape == (1, new.n_columns)

@@ -52,7 +52,9 @@ def builtin():
         (PAIRS, MIP | Feature.COMPLEMENTARITY, []),
         (PAIRS | MIP | Feature.INDICATOR, MIP | Feature.SOS1, ["complementarity_to_sos1", "indicator_to_bigm"]),
         (Feature.LINEAR | Feature.SOS1, Feature.LINEAR, None),
-        (Feature.LINEAR | Feature.RELU, MIP, None),
+        (Feature.LINEAR | Feature.RELU, MIP, ["relu_to_bigm"]),
+        (Feature.LINEAR | Feature.RELU, Feature.LINEAR, None),
+        (Feature.LINEAR | Feature.RELU, PAIRS, ["relu_to_complementarity"]),
     ],
 )
 def test_built_in_chains(needs, accepts, want):
@@ -92,12 +94,12 @@ def test_chains_in_words():
 
 
 @dataclass(frozen=True)
-class Native:
+class Curved:
     """A formulation no built-in solver takes."""
 
-    name: str = "native"
+    name: str = "curved"
     summary: str = "for tests"
-    emits: Feature = Feature.LINEAR | Feature.RELU
+    emits: Feature = Feature.LINEAR | Feature.QUADRATIC_ROWS
     handles: frozenset = Sets.handles
     exact: bool = True
     needs_finite_bounds: bool = False
@@ -129,9 +131,9 @@ def small():
 def test_no_way_at_embedding_names_formulation_feature_and_what_would_work():
     model = nn.ArrayModel(-np.ones(2), np.ones(2))
     with pytest.raises(nn.UnsupportedFeature) as caught:
-        nn.embed(model, small(), np.arange(2), formulation=Native())
+        nn.embed(model, small(), np.arange(2), formulation=Curved())
     text = str(caught.value)
-    for word in ("'native'", "'relu_0'", "RELU", "host 'arrays'", "two_row", "sos1"):
+    for word in ("'curved'", "'relu_0'", "QUADRATIC_ROWS", "host 'arrays'", "two_row", "sos1"):
         assert word in text
     assert model.n_columns == 2
 

@@ -15,13 +15,16 @@ from nnembed.bounds.box import Bounds, Provenance
 from nnembed.builder import BlockBuilder
 from nnembed.features import Availability, Capability, Feature
 from nnembed.formulations.bigm import TwoRow
+from nnembed.formulations.native import Native
 from nnembed.formulations.triangle import Triangle
 from nnembed.heuristics.forward import ForwardStart
 from nnembed.hosts.arrays import ArrayHost
 from nnembed.hosts.linopy import LinopyHost
 from nnembed.ir.nodes import Relu, leaky_relu
+from nnembed.lowerings.relu_to_bigm import ReluToBigM
 from nnembed.lowerings.sos1_to_binary import Sos1ToBinary
-from nnembed.protocols import Candidate
+from nnembed.options import Options
+from nnembed.protocols import Candidate, Conflict
 from nnembed.readers.ops.activations import _leaky_relu, _relu
 from nnembed.testing import Config, run_checks
 from nnembed.testing.kit import checks_for
@@ -80,6 +83,24 @@ class LyingEmits(TwoRow):
     """Says its blocks are linear; they have binaries."""
 
     emits = Feature.LINEAR
+
+
+class SecretRelus(Native):
+    """Says its blocks are linear; they have ReLU rows."""
+
+    emits = Feature.LINEAR
+
+
+class OnlyAbove(Native):
+    """Says that the output is at least the positive part, as rows, and forgets the other side."""
+
+    emits = Feature.LINEAR
+
+    def emit(self, node, bounds, block):
+        super().emit(node, bounds, block)
+        for pairs in block._relus:
+            block.add([block.unit(pairs[:, 0]).matrix, block.unit(pairs[:, 1], -1.0).matrix], 0.0, np.inf)
+        block._relus.clear()
 
 
 class SecretRelaxation(Triangle):
@@ -143,6 +164,9 @@ class FirstBoxForAll(TwoRow):
         (LooseM(), "check_fixed_inputs", "the network says"),
         (LooseM(), "check_optimum_equals_enumeration", "the network says"),
         (LyingEmits(), "check_declared_features", "INTEGER"),
+        (SecretRelus(), "check_declared_features", "RELU"),
+        (OnlyAbove(), "check_fixed_inputs", "the network says"),
+        (OnlyAbove(), "check_optimum_equals_enumeration", "the network says"),
         (SecretRelaxation(), "check_fixed_inputs", "the network says"),
         (SilentRelaxation(), "check_declared_features", "block.exact"),
         (InfiniteM(), "check_infinite_bounds", "BoxError"),
@@ -150,7 +174,7 @@ class FirstBoxForAll(TwoRow):
         (OneName(), "check_column_names", "not unique"),
         (FirstBoxForAll(), "check_batch_equals_points", "point"),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, TwoRow | Triangle) else str(value)[:30],
+    ids=lambda value: type(value).__name__ if isinstance(value, TwoRow | Triangle | Native) else str(value)[:30],
 )
 def test_formulations(saboteur, check, match):
     caught(saboteur, check, match=match)
@@ -365,6 +389,135 @@ def test_backends_are_honest():
     assert {o.status for o in run_checks(absent)} == {"passed", "skipped"}
 
 
+# ---- backends: conditions, cuts, conflicts, conduct -------------------------------------------------
+
+
+class DropsRelus(Highs):
+    """Takes ReLU rows and forgets them."""
+
+    accepts = Highs.accepts | Feature.RELU
+
+    def load(self, problem, options):
+        return super().load(replace(problem, relus=()), options)
+
+
+class Anything(Highs):
+    """Names all rows and bounds as a conflict."""
+
+    def load(self, problem, options):
+        session = super().load(problem, options)
+        every = Conflict(np.arange(problem.n_rows), np.arange(problem.n_columns))
+        session.conflict = lambda: every
+        return session
+
+
+class Harmless(Highs):
+    """Names rows that do not exclude each other."""
+
+    def load(self, problem, options):
+        session = super().load(problem, options)
+        session.conflict = lambda: Conflict(np.arange(min(1, problem.n_rows)), np.zeros(0, dtype=np.intp))
+        return session
+
+
+class Cutting(Highs):
+    """Claims cuts; asks for them at a point of the relaxation, `rounds` times, and does nothing with them."""
+
+    capabilities = Highs.capabilities | Capability.CUTS
+    rounds = 12
+
+    def load(self, problem, options):
+        session = super().load(problem, options)
+        plain = session.solve
+        session.separate = lambda cuts: setattr(session, "cuts", cuts)
+
+        def solve(on_event, stop):
+            loose = replace(problem, integer=np.zeros(problem.n_columns, dtype=bool))
+            with Highs().load(loose, Options()) as relaxed:
+                x = relaxed.solve(on_event, stop).x
+            for _ in range(self.rounds):
+                session.cuts(x)
+            return plain(on_event, stop)
+
+        session.solve = solve
+        return session
+
+
+class NeverAsks(Cutting):
+    """Claims cuts and never asks for any."""
+
+    rounds = 0
+
+
+class SwallowsErrors(Highs):
+    """Its observers' errors are lost."""
+
+    def load(self, problem, options):
+        session = super().load(problem, replace(options, time_limit=min(options.time_limit or 2.0, 1.0)))
+        plain = session.solve
+
+        def quiet(call):
+            def asked(*event):
+                try:
+                    return call(*event)
+                except ZeroDivisionError:
+                    return False
+
+            return asked
+
+        session.solve = lambda on_event, stop: plain(quiet(on_event), quiet(stop))
+        return session
+
+
+class DropsPoints(Highs):
+    """Throws points away that are offered to it, and has none of its own in the second search."""
+
+    searches = 0
+
+    def load(self, problem, options):
+        DropsPoints.searches += 1
+        short = options if DropsPoints.searches == 1 else replace(options, time_limit=0.0)
+        session = super().load(problem, short)
+        session.inject = lambda x: None
+        return session
+
+
+class WrongOnRelu(Highs):
+    """Solves networks with every binary at one."""
+
+    def load(self, problem, options):
+        lower = np.where(problem.integer, np.maximum(problem.lower, 1.0), problem.lower)
+        return super().load(replace(problem, lower=lower) if problem.placements else problem, options)
+
+
+@pytest.mark.parametrize(
+    ("saboteur", "check", "match"),
+    [
+        (DropsRelus(), "check_features", "violates"),
+        (DropsRelus(), "check_networks_in_every_formulation", "native"),
+        (Anything(), "check_conflict", "can be left out"),
+        (Anything(), "check_no_conflict", "has a point"),
+        (Harmless(), "check_conflict", "have a point"),
+        (Cutting(), "check_cuts", "cuts nothing off"),
+        (NeverAsks(), "check_cuts", "no cuts were asked for"),
+        (twisted(same, capabilities=Highs.capabilities | Capability.CUTS), "check_claims_have_methods", "separate"),
+        (twisted(same, capabilities=Capability.NONE), "check_claims_have_methods", "CONFLICT is not claimed"),
+        (twisted(same, capabilities=Highs.capabilities | Capability.LAZY_ROWS), "check_claims_have_methods", "LAZY"),
+        (twisted(same, accepts=Highs.accepts | Feature.QUADRATIC_ROWS), "check_claims_have_methods", "QUADRATIC_ROWS"),
+        (SwallowsErrors(), "check_observer_that_fails", "lost"),
+        (WrongOnRelu(), "check_networks_in_every_formulation", "two_row"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Highs) else str(value)[:40],
+)
+def test_backends_keep_what_they_claim(saboteur, check, match):
+    caught(saboteur, check, match=match)
+
+
+def test_a_point_that_is_thrown_away_is_missed():
+    DropsPoints.searches = 0
+    caught(DropsPoints(), "check_injected_points_are_used", match="was offered")
+
+
 # ---- hosts ------------------------------------------------------------------------------------------
 
 
@@ -545,9 +698,20 @@ class LeavesSets(Sos1ToBinary):
         return replace(lowered, sos1=block.sos1), recover
 
 
+class HalfRelu(ReluToBigM):
+    """Writes the rows of ReLU rows and loses the side that holds the output down."""
+
+    def apply(self, block):
+        lowered, recover = super().apply(block)
+        new = np.arange(lowered.n_rows) >= block.n_rows
+        return replace(lowered, row_upper=np.where(new, np.inf, lowered.row_upper)), recover
+
+
 @pytest.mark.parametrize(
     ("saboteur", "check"),
     [
+        (HalfRelu(), "check_optimum_is_kept"),
+        (HalfRelu(), "check_points_come_back"),
         (CutsOff(), "check_optimum_is_kept"),
         (CutsOff(), "check_forward_points_survive"),
         (Forgets(), "check_optimum_is_kept"),
@@ -562,5 +726,5 @@ def test_lowerings(saboteur, check):
 
 
 def test_a_good_part_is_not_blamed():
-    for part in (TwoRow(), Crown(), ForwardStart(), Sos1ToBinary()):
+    for part in (TwoRow(), Native(), Crown(), ForwardStart(), Sos1ToBinary(), ReluToBigM()):
         assert not failures(part), type(part).__name__

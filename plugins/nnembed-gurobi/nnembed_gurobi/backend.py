@@ -19,12 +19,13 @@ class Gurobi:
     """Gurobi through gurobipy; the licence that comes with ``pip install gurobipy`` takes small problems only."""
 
     name = "gurobi"
-    summary = "Gurobi: commercial MIQP solver; small problems without a licence of one's own"
+    summary = "Gurobi: commercial MIQP solver that takes ReLU rows; small problems without a licence of one's own"
     accepts = (
         Feature.LINEAR
         | Feature.INTEGER
         | Feature.SOS1
         | Feature.INDICATOR
+        | Feature.RELU
         | Feature.QUADRATIC_OBJECTIVE
         | Feature.NONCONVEX
     )
@@ -35,6 +36,8 @@ class Gurobi:
         | Capability.INTERRUPT
         | Capability.HOT_LP
         | Capability.DUALS
+        | Capability.CUTS
+        | Capability.CONFLICT
     )
 
     def available(self) -> Availability:

@@ -26,6 +26,11 @@ class Loaded:
             total[place] += part.Pi
         return total
 
+    def conflicting(self) -> Index:
+        """Return the rows of the problem that are in Gurobi's irreducible infeasible subset."""
+        found = [place[np.array(part.IISConstr, dtype=bool)] for place, part in self.pieces]
+        return np.unique(np.concatenate([*found, np.zeros(0, dtype=np.intp)]))
+
     def set_objective(self, problem: Problem) -> None:
         """Set linear and quadratic part, offset and sense."""
         sense = -1 if problem.maximize else 1
@@ -46,6 +51,9 @@ def load(api: Any, env: Any, problem: Problem) -> Loaded:
             model.addSOS(api.GRB.SOS_TYPE1, columns[members].tolist())
     for rules in problem.indicators:
         _add_indicators(api, loaded, rules)
+    for pairs in problem.relus:
+        for y, g in zip(columns[pairs[:, 0]].tolist(), columns[pairs[:, 1]].tolist(), strict=True):
+            model.addGenConstrMax(y, [g], 0.0)
     loaded.set_objective(problem)
     model.update()
     return loaded

@@ -6,7 +6,6 @@ of an observer is raised where it belongs (gurobipy drops those of callbacks), a
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
@@ -16,17 +15,18 @@ import gurobipy
 import numpy as np
 import scipy.sparse as sp
 from nnembed.aliases import Array, Index
-from nnembed.errors import InputError, UnknownName
-from nnembed.events import Event, Incumbent
+from nnembed.backends.told import Told
+from nnembed.errors import InputError, SolverError, UnknownName
+from nnembed.events import Event
 from nnembed.options import Options
 from nnembed.problem import Problem
-from nnembed.protocols import Solution
+from nnembed.protocols import Conflict, Solution
 
 from nnembed_gurobi.licence import check_size, start_environment
+from nnembed_gurobi.listening import INFINITY, Cuts, Listener, Separation
 from nnembed_gurobi.loading import add_rows, load
 
 _POLL = 0.02  # seconds between two looks at a running solve
-_INFINITY = 1e100
 
 _STATUS = {
     "OPTIMAL": "optimal",
@@ -56,7 +56,7 @@ class GurobiSession:
             raise
         self._model: Any = self._loaded.model
         self._time_limit = float(self._model.Params.TimeLimit)
-        self._listener = _Listener()
+        self._listener = Listener(self._loaded.columns.tolist())
 
     def __enter__(self) -> GurobiSession:
         return self
@@ -112,6 +112,41 @@ class GurobiSession:
         """Ask the running solver to stop at the next chance."""
         self._stop = True
 
+    def separate(self, cuts: Cuts) -> None:
+        """Offer rows where the relaxation violates them; replaces what was offered before.
+
+        ``cuts(x)``, with `x` the point of a node's relaxation over all columns of the problem, returns (CSR matrix,
+        lower, upper) of rows that every feasible point meets, best those that `x` violates; no rows means none. It is
+        called on Gurobi's thread, never by two at once: at the root at most 20 times, in the tree every 20 nodes.
+        What it raises ends the solve and is raised by `solve`. A problem without integers or conditions is its own
+        relaxation and never asks.
+        """
+        self._model.Params.PreCrush = 1  # rows over the columns as they were before presolve
+        self._listener.separation = Separation(cuts, self._loaded.columns.tolist())
+
+    def conflict(self) -> Conflict | None:
+        """Return rows and columns (their bounds) that cannot hold together, of which each is needed.
+
+        To be called after a `solve` that found the problem infeasible. Integrality, sets, indicator and ReLU rows hold
+        throughout. None when there is a point or the time left does not suffice.
+        """
+        model = self._model
+        if self._options.time_limit is not None:
+            model.Params.TimeLimit = min(self._clock.remaining, self._time_limit)
+        for part, force in ((model.getSOSs(), "IISSOSForce"), (model.getGenConstrs(), "IISGenConstrForce")):
+            for condition in part:
+                condition.setAttr(force, 1)
+        try:
+            model.computeIIS()
+            if not model.IISMinimal:
+                return None
+        except gurobipy.GurobiError as error:
+            if error.errno in (gurobipy.GRB.Error.IIS_NOT_INFEASIBLE, gurobipy.GRB.Error.DATA_NOT_AVAILABLE):
+                return None
+            raise SolverError(f"Gurobi finds no conflict: {error}") from None
+        columns = self._loaded.columns
+        return Conflict(self._loaded.conflicting(), np.flatnonzero(np.array(columns.IISLB) | np.array(columns.IISUB)))
+
     def close(self) -> None:
         """Free Gurobi's memory and give the licence back."""
         self._model.dispose()
@@ -139,7 +174,7 @@ class GurobiSession:
             self._model.Params.TimeLimit = min(self._clock.remaining, self._time_limit)
         listener = self._listener
         listener.reset()
-        told = _Told(on_event, self._problem.maximize)
+        told = Told(on_event, self._problem.maximize, INFINITY)
         with ThreadPoolExecutor(1, thread_name_prefix="gurobi") as pool:
             running: Future[None] = pool.submit(self._model.optimize, listener)
             try:
@@ -152,11 +187,13 @@ class GurobiSession:
                 while not running.done():
                     self._model.terminate()
                     wait([running], timeout=_POLL)
+        if listener.failure is not None:
+            raise listener.failure
         return running.exception()
 
-    def _tell(self, told: _Told) -> None:
+    def _tell(self, told: Told) -> None:
         while self._listener.incumbents:
-            told.objective(self._clock.elapsed, self._listener.incumbents.popleft())
+            told.objective(self._clock.elapsed, *self._listener.incumbents.popleft())
         told.bound(self._clock.elapsed, self._listener.bound)
 
     def _result(self, should_stop: Callable[[], bool]) -> Solution:
@@ -183,7 +220,7 @@ class GurobiSession:
             status,
             x,
             self._problem.objective(x) if x is not None else None,
-            bound if bound is not None and abs(bound) < _INFINITY else None,
+            bound if bound is not None and abs(bound) < INFINITY else None,
             nodes,
             f"Gurobi: {code}",
             duals,
@@ -205,55 +242,6 @@ class GurobiSession:
         codes = gurobipy.GRB.Status
         found = (name for name in dir(codes) if name.isupper() and getattr(codes, name) == self._model.Status)
         return next(found, f"status {self._model.Status}")
-
-
-class _Listener:
-    """Gurobi's callback: runs on Gurobi's thread and touches nothing but deques and its own attributes."""
-
-    def __init__(self) -> None:
-        self.inbox: deque[Array] = deque()
-        self.incumbents: deque[float] = deque()
-        self.bound: float | None = None
-
-    def reset(self) -> None:
-        """Forget the news of an earlier solve."""
-        self.incumbents.clear()
-        self.bound = None
-
-    def __call__(self, model: Any, where: int) -> None:
-        """Take down incumbents and bounds, hand in points."""
-        codes = gurobipy.GRB.Callback
-        if where == codes.MIPSOL:
-            self.incumbents.append(float(model.cbGet(codes.MIPSOL_OBJ)))
-        elif where == codes.MIP:
-            self.bound = float(model.cbGet(codes.MIP_OBJBND))
-        elif where == codes.MIPNODE and self.inbox:
-            while self.inbox:
-                model.cbSetSolution(model.getVars(), self.inbox.popleft().tolist())
-                model.cbUseSolution()
-
-
-class _Told:
-    """What the observer knows; only news is passed on."""
-
-    def __init__(self, on_event: Callable[[Event], None], maximize: bool):
-        self._on_event, self._sign = on_event, -1.0 if maximize else 1.0
-        self._best: float | None = None
-        self._bound: float | None = None
-
-    def objective(self, seconds: float, value: float) -> None:
-        """Pass a new incumbent on."""
-        if self._best is None or self._sign * value < self._sign * self._best:
-            self._best = value
-            self._on_event(Incumbent(seconds, value, self._bound, "solver"))
-
-    def bound(self, seconds: float, value: float | None) -> None:
-        """Pass a new bound on."""
-        if value is None or abs(value) >= _INFINITY:
-            return
-        if self._bound is None or self._sign * value > self._sign * self._bound:
-            self._bound = value
-            self._on_event(Incumbent(seconds, self._best, value, "solver"))
 
 
 def set_parameters(env: Any, options: Options) -> None:

@@ -38,6 +38,8 @@ class Scip:
         | Capability.INTERRUPT
         | Capability.HOT_LP
         | Capability.DUALS
+        | Capability.CUTS
+        | Capability.CONFLICT
     )
 
     def available(self) -> Availability:

@@ -12,14 +12,15 @@ _INFINITY = 1e20
 
 def contradiction(problem: Problem) -> str:
     """Return what no point can satisfy, in the user's names; empty when nothing is seen."""
-    if (bad := _empty(problem.lower, problem.upper)) is not None:
+    if (bad := empty(problem.lower, problem.upper)) is not None:
         return f"the bounds of {problem.column_name(bad)} exclude each other"
-    if (bad := _empty(problem.row_lower, problem.row_upper)) is not None:
+    if (bad := empty(problem.row_lower, problem.row_upper)) is not None:
         return f"the two sides of {problem.row_name(bad)} exclude each other"
     return ""
 
 
-def _empty(lower: Array, upper: Array) -> int | None:
+def empty(lower: Array, upper: Array) -> int | None:
+    """Return the first place where no number lies between the two sides."""
     with np.errstate(invalid="ignore"):
         bad = (lower - upper > 1e-9 * (1 + np.abs(lower))) | (lower >= _INFINITY) | (upper <= -_INFINITY)
     return int(np.flatnonzero(bad)[0]) if bad.any() else None

@@ -19,7 +19,7 @@ from nnembed.aliases import Array, Index
 from nnembed.events import Event
 from nnembed.options import Options
 from nnembed.problem import Problem
-from nnembed.protocols import Solution
+from nnembed.protocols import Conflict, Solution
 
 from nnembed_scip.checks import canonical, contradiction
 
@@ -82,6 +82,15 @@ class SoplexSession:
     def interrupt(self) -> None:
         """Ask the running solver to stop at the end of its slice."""
         self._stop = True
+
+    def separate(self, cuts: Callable[[Array], tuple[sp.csr_array, Array, Array]]) -> None:
+        """Do nothing: a linear problem is its own relaxation, and every feasible point meets the cuts."""
+
+    def conflict(self) -> Conflict | None:
+        """Return rows and columns (their bounds) that cannot hold together; see `ScipSession.conflict`."""
+        from nnembed_scip.conflict import find
+
+        return find(self._problem, lambda: self._clock.remaining)
 
     def close(self) -> None:
         """Free SoPlex's memory."""

@@ -6,9 +6,10 @@ Both run on SCIP's thread. They touch nothing but their own attributes and deque
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from nnembed.aliases import Array
 from pyscipopt import Eventhdlr, Heur, Model, scip
 
@@ -20,8 +21,9 @@ _RESULT: Any = scip.PY_SCIP_RESULT
 class Listener(Eventhdlr):
     """Takes down incumbents, one entry each, and the latest bound."""
 
-    def __init__(self) -> None:
-        self.incumbents: deque[float] = deque()
+    def __init__(self, columns: Sequence[Any]) -> None:
+        self.incumbents: deque[tuple[float, Array]] = deque()
+        self._columns = columns
         self.bound: float | None = None
 
     def eventinit(self) -> None:
@@ -35,7 +37,9 @@ class Listener(Eventhdlr):
             self._take_best()
 
     def _take_best(self) -> None:
-        self.incumbents.append(self.model.getSolObjVal(self.model.getBestSol()))
+        best = self.model.getBestSol()
+        x = np.array([best[v] for v in self._columns], dtype=float)
+        self.incumbents.append((self.model.getSolObjVal(best), x))
 
     def eventexec(self, event: Any) -> None:
         """Take down what has changed."""
@@ -64,9 +68,9 @@ class Injector(Heur):
         return {"result": _RESULT.FOUNDSOL if found else _RESULT.DIDNOTFIND}
 
 
-def listen(model: Model) -> Listener:
+def listen(model: Model, columns: Sequence[Any]) -> Listener:
     """Add a listener to a model."""
-    listener = Listener()
+    listener = Listener(columns)
     model.includeEventhdlr(listener, "nnembed_listener", "reports points and bounds to nnembed")
     return listener
 

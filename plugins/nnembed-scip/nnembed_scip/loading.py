@@ -21,6 +21,7 @@ from nnembed_scip.checks import canonical
 
 #: SCIP takes numbers from here on for infinite.
 INFINITY = 1e20
+_ROW = "row_"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +64,10 @@ def finite(values: Array) -> list[float | None]:
     return [v if abs(v) < INFINITY else None for v in values.tolist()]
 
 
-def add_rows(model: Model, columns: list[Any], matrix: sp.csr_array, lower: Array, upper: Array) -> None:
-    """Append rows; those without a finite side say nothing and are left out."""
+def add_rows(
+    model: Model, columns: list[Any], matrix: sp.csr_array, lower: Array, upper: Array, first: int = 0
+) -> None:
+    """Append rows, the first of them row `first` of the problem; those without a finite side say nothing: left out."""
     matrix = canonical(matrix)
     variables = np.array(columns, dtype=object)[matrix.indices].tolist() if matrix.nnz else []
     data, starts = matrix.data.tolist(), matrix.indptr.tolist()
@@ -72,10 +75,15 @@ def add_rows(model: Model, columns: list[Any], matrix: sp.csr_array, lower: Arra
     for i, (low, high) in enumerate(zip(finite(lower), finite(np.maximum(lower, upper)), strict=True)):
         if low is None and high is None:
             continue
-        row = model.addCons(ExprCons(Expr(), low, high))
+        row = model.addCons(ExprCons(Expr(), low, high), name=f"{_ROW}{first + i}")
         a, b = starts[i], starts[i + 1]
         for variable, value in zip(variables[a:b], data[a:b], strict=True):
             add(row, variable, value)
+
+
+def row_number(name: str) -> int | None:
+    """Return which row of the problem a constraint of SCIP is, None for conditions."""
+    return int(name.removeprefix(_ROW)) if name.startswith(_ROW) else None
 
 
 def _add_indicators(model: Model, columns: list[Any], rows: Any) -> None:

@@ -16,15 +16,18 @@ import numpy as np
 import pyscipopt
 import scipy.sparse as sp
 from nnembed.aliases import Array, Index
-from nnembed.events import Event, Incumbent
+from nnembed.backends.told import Told
+from nnembed.events import Event
 from nnembed.options import Options
 from nnembed.problem import Problem
-from nnembed.protocols import Solution
+from nnembed.protocols import Conflict, Solution
 
 from nnembed_scip.checks import contradiction
+from nnembed_scip.conflict import find
+from nnembed_scip.cutting import Cuts, Separator, include
 from nnembed_scip.listening import inject, listen
 from nnembed_scip.loading import INFINITY, add_rows, finite, load
-from nnembed_scip.parameters import set_parameters, skip_sub_mips
+from nnembed_scip.parameters import is_network, set_parameters, skip_sub_mips
 
 _STAGE: Any = pyscipopt.scip.PY_SCIP_STAGE
 _POLL = 0.02  # seconds between two looks at a running solve
@@ -55,8 +58,9 @@ class ScipSession:
         self._time_limit = self._model.getParam("limits/time")
         self._loaded = load(self._model, problem)
         self._inbox: deque[Array] = deque()
-        self._listener = listen(self._model)
+        self._listener = listen(self._model, self._loaded.columns)
         inject(self._model, self._inbox, self._write)
+        self._separator: Separator | None = None
 
     def __enter__(self) -> ScipSession:
         return self
@@ -112,7 +116,7 @@ class ScipSession:
             "row_upper": np.concatenate([old.row_upper, upper]),
         }
         self._problem = replace(old, **rows)
-        add_rows(self._editable(), self._loaded.columns, matrix, lower, upper)
+        add_rows(self._editable(), self._loaded.columns, matrix, lower, upper, old.n_rows)
 
     def inject(self, x: Array) -> None:
         """Offer a complete point while SCIP runs; it is tried at the next node."""
@@ -121,6 +125,28 @@ class ScipSession:
     def interrupt(self) -> None:
         """Ask the running solver to stop at the next chance."""
         self._stop = True
+
+    def separate(self, cuts: Cuts) -> None:
+        """Offer rows where the relaxation violates them; replaces what was offered before.
+
+        ``cuts(x)``, with `x` the point of a node's relaxation over all columns of the problem, returns (CSR matrix,
+        lower, upper) of rows that every feasible point meets, best those that `x` violates; no rows means none. It is
+        called on SCIP's thread, never by two at once: at the root at most 20 times, in the tree once in nodes of every
+        tenth depth. What it raises ends the solve and is raised by `solve`. SCIP's own cuts stay as they are. Where the
+        user sets ``separating/maxrounds`` or ``separating/maxroundsroot``, these count.
+        """
+        if self._separator is None:
+            quiet = is_network(self._problem)
+            self._separator = include(self._editable(), self._loaded.columns, self._chosen, quiet)
+        self._separator.cuts = cuts
+
+    def conflict(self) -> Conflict | None:
+        """Return rows and columns (their bounds) that cannot hold together, of which each is needed.
+
+        To be called after a `solve` that found the problem infeasible. Integrality, sets and indicator rows hold
+        throughout. None when there is a point or the time left does not suffice.
+        """
+        return find(self._problem, lambda: self._clock.remaining)
 
     def close(self) -> None:
         """Free SCIP's memory."""
@@ -153,7 +179,7 @@ class ScipSession:
             self._model.setParam("limits/time", min(self._clock.remaining, self._time_limit))
         self._listener.incumbents.clear()
         self._listener.bound = None
-        told = _Told(on_event, self._problem.maximize)
+        told = Told(on_event, self._problem.maximize, INFINITY)
         with ThreadPoolExecutor(1, thread_name_prefix="scip") as pool:
             running: Future[None] = pool.submit(self._model.optimizeNogil)
             try:
@@ -166,11 +192,14 @@ class ScipSession:
                 while not running.done():
                     self._model.interruptSolve()
                     wait([running], timeout=_POLL)
+        if self._separator is not None and self._separator.failure is not None:
+            failure, self._separator.failure = self._separator.failure, None
+            raise failure
         return running.exception()
 
-    def _tell(self, told: _Told) -> None:
+    def _tell(self, told: Told) -> None:
         while self._listener.incumbents:
-            told.objective(self._clock.elapsed, self._listener.incumbents.popleft())
+            told.objective(self._clock.elapsed, *self._listener.incumbents.popleft())
         told.bound(self._clock.elapsed, self._listener.bound)
 
     def _result(self, should_stop: Callable[[], bool]) -> Solution:
@@ -242,26 +271,3 @@ class ScipSession:
             point[self._loaded.epigraph] = (
                 self._problem.objective(x) - float(self._problem.cost @ x) - self._problem.offset
             )
-
-
-class _Told:
-    """What the observer knows; only news is passed on."""
-
-    def __init__(self, on_event: Callable[[Event], None], maximize: bool):
-        self._on_event, self._sign = on_event, -1.0 if maximize else 1.0
-        self._best: float | None = None
-        self._bound: float | None = None
-
-    def objective(self, seconds: float, value: float) -> None:
-        """Pass a new incumbent on."""
-        if self._best is None or self._sign * value < self._sign * self._best:
-            self._best = value
-            self._on_event(Incumbent(seconds, value, self._bound, "solver"))
-
-    def bound(self, seconds: float, value: float | None) -> None:
-        """Pass a new bound on."""
-        if value is None or abs(value) >= INFINITY:
-            return
-        if self._bound is None or self._sign * value > self._sign * self._bound:
-            self._bound = value
-            self._on_event(Incumbent(seconds, self._best, value, "solver"))

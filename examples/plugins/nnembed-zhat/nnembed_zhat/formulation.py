@@ -15,7 +15,7 @@ from nnembed.ir.nodes import Node, Relu
 class Zhat:
     """``zhat = w x + b, y >= 0, y >= zhat, y <= zhat - L (1 - on), y <= U on`` for every open neuron."""
 
-    name = "zhat"
+    name = "hat"
     summary = "textbook big-M with a column for the pre-activation (ReLU only)"
     emits = Feature.LINEAR | Feature.INTEGER
     handles = frozenset({Relu})

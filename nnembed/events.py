@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from nnembed.aliases import Array
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,12 @@ class HeuristicFinished(Event):
 
 @dataclass(frozen=True)
 class Incumbent(Event):
-    """The best known objective or the proven bound has changed."""
+    """The best known objective or the proven bound has changed; `x` is the new point, from sessions that have it."""
 
     objective: float | None
     bound: float | None
     source: str
+    x: Array | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

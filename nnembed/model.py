@@ -77,6 +77,7 @@ class Model(linopy.Model):  # type: ignore[misc]
         progress: bool | None = None,
         tolerance: float = 1e-5,
         solver_options: Mapping[str, Any] | None = None,
+        isolated: bool = False,
     ) -> Result:
         """Solve with all networks and check the answer against them.
 
@@ -95,6 +96,8 @@ class Model(linopy.Model):  # type: ignore[misc]
         progress : bool or None
         solver_options : mapping or None
             Passed to the solver under its own names.
+        isolated : bool
+            Run the solver in a process of its own; see `nnembed.solve`.
 
         Returns
         -------
@@ -116,4 +119,5 @@ class Model(linopy.Model):  # type: ignore[misc]
             progress=progress,
             tolerance=tolerance,
             solver_options=solver_options,
+            isolated=isolated,
         )

@@ -109,6 +109,8 @@ class Options:
         Show progress; None means when the terminal is interactive.
     tolerance : float
         Residual a certificate accepts, relative to ``1 + |y|``.
+    isolated : bool
+        Run the solver in a process of its own.
     """
 
     backend: Any = "auto"
@@ -124,6 +126,7 @@ class Options:
     progress: bool | None = None
     tolerance: float = 1e-5
     solver_options: Mapping[str, Any] = field(default_factory=dict)
+    isolated: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that no step could use."""

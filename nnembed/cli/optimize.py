@@ -45,6 +45,7 @@ WeightsOption = Annotated[
 ]
 BackendOption = Annotated[str, typer.Option("--backend", help="Solver; see `nnembed plugins`.")]
 FormulationOption = Annotated[str, typer.Option("--formulation", help="How activations become rows.")]
+IsolatedFlag = Annotated[bool, typer.Option("--isolated", help="Run the solver in a process of its own.")]
 GapOption = Annotated[float, typer.Option("--gap", min=0.0, help="Relative gap at which to stop.")]
 
 
@@ -58,6 +59,7 @@ class How:
     backend: str
     formulation: str
     gap: float
+    isolated: bool
 
 
 def optimize(
@@ -70,6 +72,7 @@ def optimize(
     backend: BackendOption = "auto",
     formulation: FormulationOption = "auto",
     gap: GapOption = 1e-4,
+    isolated: IsolatedFlag = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
     seed: SeedOption = 0,
@@ -78,7 +81,7 @@ def optimize(
 ) -> int:
     """Find the largest (or smallest) output of a network on a box, and check the answer on the original network."""
     shared = Shared(as_json, quiet, seed, threads, time_limit)
-    how = How(minimum, output, weights, backend, formulation, gap)
+    how = How(minimum, output, weights, backend, formulation, gap, isolated)
     return execute(shared, lambda: _optimize(shared, net, box, how))
 
 
@@ -96,6 +99,7 @@ def _optimize(shared: Shared, path: Path, box: str, how: How) -> Report:
         formulation=how.formulation,
         time_limit=shared.time_limit,
         gap=how.gap,
+        isolated=how.isolated,
         threads=shared.threads,
         seed=shared.seed,
         progress=shared.progress,

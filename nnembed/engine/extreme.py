@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any
@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from nnembed.aliases import Array
 from nnembed.bounds.box import input_bounds
 from nnembed.engine.embed import embed
+from nnembed.engine.region import read_constraints
 from nnembed.engine.solve import Run
 from nnembed.errors import InputError, UnknownName
 from nnembed.hosts.arrays import ArrayModel
@@ -42,6 +43,7 @@ def maximize(
     progress: bool | None = None,
     tolerance: float = 1e-5,
     solver_options: Mapping[str, Any] | None = None,
+    isolated: bool = False,
 ) -> Result:
     """Maximise a weighted sum of outputs over a box of inputs.
 
@@ -57,7 +59,7 @@ def maximize(
         One or a list of ``(A, lower, upper)`` or objects with ``A``, ``lb``, ``ub``
         (`scipy.optimize.LinearConstraint`), over the inputs, or over inputs and outputs joined, inputs first.
     backend, formulation, bounds, heuristics, time_limit, gap, threads, seed, executor, progress, tolerance,
-    solver_options
+    solver_options, isolated
         As in `solve`.
     start : array, dict of arrays or Result
         Inputs to start from.
@@ -73,7 +75,7 @@ def maximize(
     """
     options = Options(
         backend, formulation, bounds, heuristics, start, time_limit, gap, threads, seed, executor, progress, tolerance,
-        dict(solver_options or {}),
+        dict(solver_options or {}), isolated,
     )  # fmt: skip
     return _extreme(network, box, objective, constraints, options, maximize=True)
 
@@ -98,11 +100,12 @@ def minimize(
     progress: bool | None = None,
     tolerance: float = 1e-5,
     solver_options: Mapping[str, Any] | None = None,
+    isolated: bool = False,
 ) -> Result:
     """Minimise a weighted sum of outputs over a box of inputs; everything as in `maximize`."""
     options = Options(
         backend, formulation, bounds, heuristics, start, time_limit, gap, threads, seed, executor, progress, tolerance,
-        dict(solver_options or {}),
+        dict(solver_options or {}), isolated,
     )  # fmt: skip
     return _extreme(network, box, objective, constraints, options, maximize=False)
 
@@ -194,33 +197,3 @@ def output_weights(network: Network, objective: Any) -> Array:
     if not np.isfinite(weights).all():
         raise InputError("the weights of the objective are not finite numbers")
     return weights
-
-
-def read_constraints(constraints: Any, network: Network) -> list[tuple[sp.csr_array, Array, Array]]:
-    """Return constraints as (matrix over inputs and outputs, lower, upper).
-
-    Raises
-    ------
-    InputError
-        If one has the wrong form or size.
-    """
-    if constraints is None:
-        return []
-    single = hasattr(constraints, "A") or (isinstance(constraints, tuple) and len(constraints) == 3)
-    listed: Sequence[Any] = [constraints] if single else list(constraints)
-    n, m = network.input_size, network.output_size
-    result = []
-    for k, item in enumerate(listed):
-        if hasattr(item, "A"):
-            item = (item.A, item.lb, item.ub)  # noqa: PLW2901 - one form from here on
-        if not (isinstance(item, Sequence) and len(item) == 3):
-            raise InputError(f"constraint {k} is no (A, lower, upper) and has no A, lb, ub")
-        matrix = sp.csr_array(item[0] if sp.issparse(item[0]) else np.atleast_2d(np.asarray(item[0], float)))
-        if matrix.shape[1] not in (n, n + m):
-            raise InputError(
-                f"constraint {k} has {matrix.shape[1]} columns; give {n} (inputs) or {n + m} (inputs, then outputs)"
-            )
-        rows = matrix.shape[0]
-        lower, upper = (np.broadcast_to(np.asarray(side, float), (rows,)) for side in item[1:])
-        result.append((matrix, lower, upper))
-    return result

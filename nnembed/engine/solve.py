@@ -12,16 +12,18 @@ from nnembed.block import Block
 from nnembed.certificate import Certificate, certify, relative_gap
 from nnembed.embedding import Embedding, embeddings_of, emit_block, make_plan
 from nnembed.engine.bilinear import Refinement
+from nnembed.engine.cuts import asks, cuts_of, strengthened
 from nnembed.engine.embed import derive_bounds, find_host, tell_block
 from nnembed.engine.explain import explain
 from nnembed.engine.interrupt import stop_on_interrupt
 from nnembed.engine.lower import chain_to_come, lower_for, needs_after, refusal
+from nnembed.engine.narrowed import ForThisSolve
 from nnembed.engine.recover import better_of, repaired, trivial_bound
 from nnembed.engine.split import Splitting
 from nnembed.engine.start import StartSearch, better, chosen_heuristics, is_plan, offer
 from nnembed.errors import InputError, Unavailable, UnknownName, UnsupportedFeature
 from nnembed.events import Event, HeuristicFinished, Incumbent, Solved
-from nnembed.features import Capability, Feature, missing
+from nnembed.features import Availability, Capability, Feature, missing
 from nnembed.heuristics.scene import Point
 from nnembed.hooks.manager import Registry, registry
 from nnembed.keywords import explicit
@@ -48,6 +50,7 @@ def solve(
     progress: bool | None = None,
     tolerance: float = 1e-5,
     solver_options: Mapping[str, Any] | None = None,
+    isolated: bool = False,
 ) -> Result:
     """Solve a user's model together with the networks embedded in it.
 
@@ -78,6 +81,9 @@ def solve(
         Residual that the certificate accepts, relative to ``1 + |y|``.
     solver_options : mapping or None
         Passed to the solver as they are.
+    isolated : bool
+        Run the solver in a process of its own, which costs about half a second: a solver that crashes, hangs or runs
+        out of memory then gives status "error" with the best point and bound it had told.
 
     Returns
     -------
@@ -95,7 +101,7 @@ def solve(
     """
     options = Options(
         backend, "auto", "auto", heuristics, start, time_limit, gap, threads, seed, executor, progress, tolerance,
-        dict(solver_options or {}),
+        dict(solver_options or {}), isolated,
     )  # fmt: skip
     return Run(model, options, formulation, bounds).result()
 
@@ -119,9 +125,16 @@ class Run:
         holders = getattr(self.host, "holders", lambda model: [model])  # hosts whose models have models inside
         self.embeddings = [e for holder in holders(self.model) for e in embeddings_of(holder).values()]
         self.heuristics = chosen_heuristics(self.options.heuristics, self.registry)
+        self.rows = ForThisSolve(self.registry, self.options, self.clock, self.formulation, self.bounds)
 
     def result(self) -> Result:
         """Run all phases."""
+        try:
+            return self._result()
+        finally:
+            self.rows.restore()
+
+    def _result(self) -> Result:
         from nnembed.report.progress import show
 
         title = ", ".join(e.name for e in self.embeddings) or "model"
@@ -170,10 +183,15 @@ class Run:
         stopped: Callable[[], bool],
     ) -> Solution:
         """Hand the problem over as it is, solve it, and make the answer follow the networks exactly."""
+        strong = self._phase("cuts", lambda: strengthened(problem, backend, self.options, self.clock, stopped))
         left = None if self.options.time_limit is None else self.clock.remaining
-        with self._phase("hand-over", lambda: backend.load(problem, replace(self.options, time_limit=left))) as session:
+        with self._phase("hand-over", lambda: backend.load(strong, replace(self.options, time_limit=left))) as session:
             start = point if Capability.MIP_START in backend.capabilities else None
+            if asks(problem, backend) and (cuts := cuts_of(problem)):
+                session.separate(cuts)
             solution = self._phase("solve", lambda: run_session(session, start, on_event, stopped))
+            if solution.duals is not None:
+                solution = replace(solution, duals=solution.duals[: problem.n_rows])
             solution = better_of(problem, solution, point)
             return self._phase("recover", lambda: repaired(problem, solution, session, self.options))
 
@@ -210,7 +228,7 @@ class Run:
             for e in self.embeddings
             if e.attached.labels is not None
         ]
-        own = replace(compiled, placements=tuple(inside))
+        own, layers = self.rows.narrow(replace(compiled, placements=tuple(inside)), layers)
         return overlay(own, layers), own, layers
 
     def _refresh(self, embedding: Embedding) -> None:
@@ -236,7 +254,9 @@ class Run:
         )
         before, embedding.block = embedding.block, emit_block(embedding.network, embedding.bounds, parts)
         self._rebound(embedding, before)
-        embedding.plan = replace(embedding.plan, chain=chain_to_come(embedding.block.needs))
+        embedding.plan = replace(
+            embedding.plan, chain=chain_to_come(embedding.block.needs), stable=embedding.block.presolved
+        )
         tell_block(self.registry, embedding.name, embedding.block, self.clock.elapsed)
 
     def _rebound(self, embedding: Embedding, before: Block) -> None:
@@ -265,7 +285,8 @@ class Run:
         if x is not None and problem.placements and not all(p.block.exact for p in problem.placements):
             message = "a relaxation was solved: only the bound is an answer"
         else:
-            message = explain(problem, solution, backend, self.options)
+            asked = self.rows.without_rows(problem, backend) if solution.status == "infeasible" else problem
+            message = explain(asked, solution, backend, self.options)
         values = self.host.load(self.model, problem, solution)  # without a point it clears the model's old values
         if x is not None and solution.bound is not None:
             self.history.append(HistoryEntry(self.clock.elapsed, solution.objective, solution.bound, backend.name))
@@ -329,11 +350,28 @@ def choose_backend(problem: Problem, options: Options, reg: Registry) -> Backend
     backend: Backend = reg.get("backend", choice)
     if not (state := backend.available()):
         raise Unavailable(
-            f"solver {backend.name!r} cannot be used: {state.reason}; install it or choose another backend="
+            f"solver {backend.name!r} cannot be used: {state.reason}; {remedy(backend, state, reg)} or choose another "
+            "backend="
         )
     if lacking := lacking_features(problem, backend, reg):
         raise UnsupportedFeature(refusal(problem, backend, lacking, reg))
-    return backend
+    return apart(backend) if options.isolated else backend
+
+
+def remedy(backend: Backend, state: Availability, reg: Registry) -> str:
+    """Return what makes an unavailable solver available."""
+    if state is Availability.NO_LICENSE:
+        return "set up its licence"
+    homes = {e.name: e.distribution.split()[0] for e in reg.entries() if e.extension_point == "backend"}
+    home = homes.get(backend.name)
+    return f"run: pip install --upgrade {home}" if home else "install it"
+
+
+def apart(backend: Backend) -> Backend:
+    """Return a backend that runs in a process of its own."""
+    from nnembed.backends.isolated import Isolated
+
+    return backend if isinstance(backend, Isolated) else Isolated(backend)
 
 
 def run_session(

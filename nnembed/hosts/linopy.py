@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from nnembed.aliases import Array
@@ -26,12 +26,33 @@ class LinopyHost:
     route : "auto", "frozen" or "public"
         How attached rows are handed over: as frozen CSR arrays, or padded through linopy's public calls; "auto" takes
         the first where the installed linopy has what it needs.
+    solver : str or None
+        The solver, under linopy's name, that the models will be solved with; it decides whether sets and indicator rows
+        are attached as such. None is for any solver.
     """
 
     route: Literal["auto", "frozen", "public"] = "auto"
+    solver: str | None = None
     name = "linopy"
     summary = "linopy models: attach as ordinary rows, or declare and solve with nnembed"
     accepts = Feature.LINEAR | Feature.INTEGER
+
+    def __post_init__(self) -> None:
+        """Find out what linopy passes on to the solver."""
+        if self.solver is not None:
+            from nnembed.hosts.linopy_special import passed_on
+
+            object.__setattr__(self, "accepts", passed_on(self.solver))
+
+    def serving(self, solver: str) -> LinopyHost:
+        """Return this host for models that will be solved with one solver.
+
+        Raises
+        ------
+        UnknownName
+            If linopy has no such solver.
+        """
+        return replace(self, solver=solver)
 
     def owns(self, model: object) -> bool:
         """Return whether `model` is a linopy model; looks at the names of its types only."""
@@ -82,14 +103,15 @@ class LinopyHost:
         Raises
         ------
         UnsupportedFeature
-            If the block has sets or indicator rows.
+            If the block has sets or indicator rows and no solver that takes them was named.
         InputError
             If the name is taken.
         """
         from nnembed.hosts.linopy_attach import attach
         from nnembed.hosts.linopy_csr import frozen_possible
 
-        refuse_features(block.needs, self.accepts, "a linopy model")
+        who = "a linopy model" if self.solver is None else f"a linopy model for {self.solver}"
+        refuse_features(block.needs, self.accepts, who)
         possible = self.route != "public" and frozen_possible(model)
         if self.route == "frozen" and not possible:
             raise Unavailable('this linopy has no frozen rows for this model; use route="public"')
@@ -115,7 +137,7 @@ class LinopyHost:
         Raises
         ------
         UnsupportedFeature
-            If the model has indicator constraints, SOS2 sets or semi-continuous variables; names them.
+            If the model has SOS2 sets or semi-continuous variables; names them.
         InputError
             If the model is a copy or was reloaded, and its declared networks did not come along.
         """

@@ -21,6 +21,7 @@ from nnembed.block import Block
 from nnembed.errors import InputError
 from nnembed.hosts.linopy_csr import add_frozen, add_padded
 from nnembed.hosts.linopy_pieces import Axis
+from nnembed.hosts.linopy_special import add_indicators, mark_sets
 from nnembed.hosts.shapes import Spec, by_output, one_sided
 from nnembed.matrices import relabel
 from nnembed.problem import Binding, InputMap, bind
@@ -95,12 +96,15 @@ def attach(model: Any, block: Block, inputs: InputMap, outputs: Sequence[Spec], 
         first[np.unique(block.outputs, return_index=True)[1]] = True
         free = first & (labels[block.outputs] < 0) & (block.outputs >= block.n_inputs)
         labels[block.outputs[free]] = own[free]
+        rest = _set_variables(model, block, labels, name)
         _hidden_variables(model, block, labels, name)
         rows = _Rows(model, name, frozen)
         rows.block(block.matrix, labels, block.row_lower, block.row_upper)
         rows.ties(binding, labels, inputs)
         # an output that is an input, or asked for twice, is a variable of its own that equals the column
-        rows.pairs(own[~free], labels[block.outputs[~free]])
+        rows.pairs("outputs", own[~free], labels[block.outputs[~free]])
+        rows.pairs("sets", *_copied_sets(model, block, labels, rest, name))
+        add_indicators(model, f"{name}.indicators", block.indicators, labels)
     return Attached(_given(variables, outputs), own, labels, added.remove)
 
 
@@ -230,6 +234,44 @@ def _hidden_variables(model: Any, block: Block, labels: Index, name: str) -> Non
                 labels[chosen] = _labels(new)
 
 
+def _set_variables(model: Any, block: Block, labels: Index, name: str) -> list[Index]:
+    """Add an array per family of sets for members that are new and in one set only; return the other sets.
+
+    linopy knows sets as one dimension of one array of variables.
+    """
+    members = np.concatenate([np.zeros(0, np.intp), *(s.columns.reshape(-1) for s in block.sos1)])
+    plain = (labels < 0) & ~block.integer & (np.bincount(members, minlength=block.n_columns) == 1)
+    rest = []
+    for sets in block.sos1:
+        whole = plain[sets.columns].all(axis=1)
+        rest.append(sets.columns[~whole])
+        chosen = sets.columns[whole]
+        if len(chosen):
+            labels[chosen] = _set_array(model, block, chosen, name)
+    return [sets for sets in rest if len(sets)]
+
+
+def _copied_sets(model: Any, block: Block, labels: Index, rest: list[Index], name: str) -> tuple[Index, Index]:
+    """Add sets over copies of columns that are variables of their own; return the pairs that must be equal."""
+    copies = [_set_array(model, block, columns, name).reshape(-1) for columns in rest]
+    originals = [labels[columns].reshape(-1) for columns in rest]
+    none = np.zeros(0, np.intp)
+    return np.concatenate([none, *copies]), np.concatenate([none, *originals])
+
+
+def _set_array(model: Any, block: Block, columns: Index, name: str) -> Index:
+    """Add variables (sets, members) with the bounds of `columns`, and say that they are sets; return their labels."""
+    group = next(g for g in block.groups if g.columns.start <= columns[0, 0] < g.columns.stop)
+    called = _free(model, f"{name}.{_plain(group.layer)}.sos1")
+    sizes = zip(("entry", "member"), columns.shape, strict=True)
+    coords = [pd.RangeIndex(size, name=f"{called}.{axis}") for axis, size in sizes]
+    box = (xr.DataArray(side[columns], coords) for side in (block.lower, block.upper))
+    new = model.add_variables(*box, coords=coords, name=called)
+    new.attrs[INTERNAL] = 1
+    mark_sets(model, new, coords[1].name)
+    return np.asarray(new.labels.values, dtype=np.intp)
+
+
 def _plain(name: str) -> str:
     """Return an ONNX name without characters that LP files or netCDF files cannot hold."""
     return re.sub(r"[^0-9A-Za-z_.]+", "_", name).strip("_") or "_"
@@ -266,13 +308,13 @@ class _Rows:
         matrix = sp.csr_array(own - relabel(binding.matrix, inputs.labels, width))
         self._add("inputs", matrix, np.full(m, "="), binding.rhs)
 
-    def pairs(self, left: Index, right: Index) -> None:
+    def pairs(self, part: str, left: Index, right: Index) -> None:
         """Add ``left - right == 0`` per pair of labels."""
         m = len(left)
         pairs = np.stack([left, right], axis=1).astype(np.int32).reshape(-1)
         shape = (m, self.model.shape[1])
         matrix = sp.csr_array((np.tile([1.0, -1.0], m), pairs, np.arange(0, 2 * m + 1, 2)), shape=shape)
-        self._add("outputs", matrix, np.full(m, "="), np.zeros(m))
+        self._add(part, matrix, np.full(m, "="), np.zeros(m))
 
     def _add(self, part: str, matrix: sp.csr_array, sign: Any, rhs: Array) -> None:
         if len(rhs):

@@ -6,15 +6,19 @@ labels only, so they are the same under both of linopy's semantics.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index, Mask
+from nnembed.block import Indicators
 from nnembed.errors import InputError, UnsupportedFeature
 from nnembed.hosts.linopy_attach import INTERNAL, Guard
 from nnembed.hosts.linopy_bounds import integral_bounds
+from nnembed.hosts.linopy_product import refuse_stale
+from nnembed.hosts.linopy_special import read_indicators
 from nnembed.matrices import relabel, stack
 from nnembed.problem import Problem
 from nnembed.protocols import Solution
@@ -24,9 +28,10 @@ Groups = tuple[tuple[str, int, int], ...]
 
 def compile_model(model: Any) -> Problem:
     """Return the user's own model as arrays; see `Host.compile`."""
+    refuse_stale(model)
     guards = set(Guard.names(model))
     labels, lower, upper, integer, columns = _columns(model, guards)
-    matrix, row_lower, row_upper, rows = _rows(model, guards, labels)
+    matrix, row_lower, row_upper, rows, indicators = _rows(model, guards, labels)
     cost, quadratic, offset = _objective(model, labels)
     return Problem(
         matrix=matrix,
@@ -43,6 +48,7 @@ def compile_model(model: Any) -> Problem:
         row_groups=rows,
         column_groups=columns,
         sos1=_sos1(model, labels),
+        indicators=indicators,
     )
 
 
@@ -75,20 +81,23 @@ def _columns(model: Any, guards: set[str]) -> tuple[Index, Array, Array, Mask, G
     return join(labels), join(lower), join(upper), join(integer), tuple(groups)
 
 
-def _rows(model: Any, guards: set[str], labels: Index) -> tuple[sp.csr_array, Array, Array, Groups]:
+def _rows(
+    model: Any, guards: set[str], labels: Index
+) -> tuple[sp.csr_array, Array, Array, Groups, tuple[Indicators, ...]]:
     index = model.variables.label_index
     place = np.full(index.n_active_vars, -1, dtype=np.intp)
     place[index.label_to_pos[labels]] = np.arange(len(labels))
     matrices, lower, upper, groups = [sp.csr_array((0, len(labels)))], [np.zeros(0)], [np.zeros(0)], []
-    height = 0
+    height, indicators = 0, []
     for name, constraint in model.constraints.items():
         if name in guards:
             continue
         if constraint.is_indicator:
-            raise UnsupportedFeature(
-                f"constraint {name!r} is an indicator constraint, which nnembed.solve cannot pass on; write it with a "
-                "big-M, or attach the network (attach=True) and use model.solve with a solver that takes indicators"
-            )
+            rule = read_indicators(constraint, index)
+            _refuse_nan(name, rule.matrix, np.where(np.isfinite(rule.row_lower), rule.row_lower, rule.row_upper))
+            moved = relabel(rule.matrix, place, len(labels))
+            indicators.append(replace(rule, binary=place[rule.binary], matrix=moved))
+            continue
         matrix, _, rhs, sense = constraint.to_matrix_with_rhs(index)
         _refuse_nan(name, matrix, rhs)
         if len(guards) and (place[matrix.indices] < 0).any():
@@ -103,7 +112,7 @@ def _rows(model: Any, guards: set[str], labels: Index) -> tuple[sp.csr_array, Ar
     if not total.has_canonical_format:
         total.sum_duplicates()
     total.eliminate_zeros()
-    return total, np.concatenate(lower), np.concatenate(upper), tuple(groups)
+    return total, np.concatenate(lower), np.concatenate(upper), tuple(groups), tuple(indicators)
 
 
 def _refuse_nan(name: str, matrix: sp.csr_array, rhs: Array) -> None:
@@ -139,7 +148,7 @@ def _sos1(model: Any, labels: Index) -> tuple[Index, ...]:
         if variable.attrs["sos_type"] != 1:
             raise UnsupportedFeature(
                 f"variable {name!r} carries an SOS2 constraint, which nnembed.solve cannot pass on; call "
-                "model.reformulate_sos_constraints() first, or attach the network and use model.solve"
+                "model.apply_sos_reformulation() first, or attach the network and use model.solve"
             )
         members = np.asarray(variable.labels.transpose(..., variable.attrs["sos_dim"]).values, dtype=np.intp)
         members = position[members.reshape(-1, members.shape[-1])]
@@ -201,7 +210,7 @@ def _load_duals(model: Any, guards: set[str], duals: Array) -> None:
 
     start = 0
     for name, constraint in model.constraints.items():
-        if name in guards:
+        if name in guards or constraint.is_indicator:
             continue
         active, (first, _) = constraint.active_labels(), constraint.range
         full = np.full(constraint.labels.shape, np.nan)

@@ -7,6 +7,7 @@ linopy has no public way to add ``A x <= b`` for a sparse ``A``. `add_frozen` ha
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -47,12 +48,9 @@ def add_padded(model: Any, name: str, matrix: sp.csr_array, sign: NDArray[np.str
     import linopy
     import xarray as xr
 
-    lengths = np.diff(matrix.indptr)
     names = []
-    size = np.ceil(np.log2(np.maximum(lengths, 1))).astype(int)
-    for bin_ in np.unique(size):
-        rows = np.flatnonzero(size == bin_)
-        columns, coefficients = _padded(matrix, rows, int(lengths[rows].max()))
+    for bin_, rows in length_bins(matrix):
+        columns, coefficients = padded(matrix[rows])
         dim = f"{name}.row{bin_}"
         terms = {"vars": ((dim, "_term"), columns), "coeffs": ((dim, "_term"), coefficients)}
         left = linopy.LinearExpression(xr.Dataset(terms, coords={dim: rows}), model)
@@ -62,14 +60,30 @@ def add_padded(model: Any, name: str, matrix: sp.csr_array, sign: NDArray[np.str
     return names
 
 
-def _padded(matrix: sp.csr_array, rows: Index, width: int) -> tuple[NDArray[Any], Array]:
-    lengths = np.diff(matrix.indptr)[rows]
-    columns = np.full((len(rows), width), -1, dtype=np.int64)
-    coefficients = np.full((len(rows), width), np.nan)
+def length_bins(matrix: sp.csr_array) -> Iterator[tuple[int, Index]]:
+    """Yield groups of rows whose lengths differ by a factor of two at most: (number of the group, its rows)."""
+    size = np.ceil(np.log2(np.maximum(np.diff(matrix.indptr), 1))).astype(int)
+    for number in np.unique(size).tolist():
+        yield number, np.flatnonzero(size == number)
+
+
+def padded(matrix: sp.csr_array) -> tuple[NDArray[Any], Array]:
+    """Return columns and coefficients as rectangular arrays, filled up with -1 and NaN."""
+    lengths = np.diff(matrix.indptr)
+    width = int(lengths.max(initial=0))
+    columns = np.full((len(lengths), width), -1, dtype=np.int64)
+    coefficients = np.full((len(lengths), width), np.nan)
     place = np.arange(width) < lengths[:, None]
-    chosen = matrix[rows]
-    columns[place], coefficients[place] = chosen.indices, chosen.data
+    columns[place], coefficients[place] = matrix.indices, matrix.data
     return columns, coefficients
+
+
+def indicator_parts(constraint: Any, index: Any) -> tuple[sp.csr_array, Array, NDArray[np.str_], Index, Array]:
+    """Return (matrix over active variables, right-hand side, sense, binaries, values) of an indicator constraint."""
+    frozen = constraint if hasattr(constraint, "_binvar_labels") else constraint.freeze()
+    matrix, _, rhs, sense = frozen.to_matrix_with_rhs(index)
+    value = np.broadcast_to(np.asarray(frozen._binval, float).reshape(-1), (len(rhs),))
+    return matrix, np.asarray(rhs, float), sense, index.label_to_pos[frozen._binvar_labels], value
 
 
 def sparse_parts(expression: Any) -> tuple[sp.csr_array, Array, dict[str, Any]] | None:

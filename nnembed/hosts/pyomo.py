@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nnembed.aliases import Array
@@ -16,15 +16,40 @@ if TYPE_CHECKING:
     from nnembed.protocols import Attached, Solution
 
 _KINDS = {"BlockData", "Block"}
+_MIP = Feature.LINEAR | Feature.INTEGER
+#: Pyomo's interfaces that take more than any solver of mixed-integer programs; all others refuse sets.
+_TAKES = {
+    "scip_direct": _MIP | Feature.SOS1 | Feature.COMPLEMENTARITY,
+    "scip_persistent": _MIP | Feature.SOS1 | Feature.COMPLEMENTARITY,
+    "gurobi_persistent": _MIP | Feature.SOS1,
+    "ipopt": Feature.LINEAR | Feature.COMPLEMENTARITY,
+}
 
 
 @dataclass(frozen=True)
 class PyomoHost:
-    """Puts networks into Pyomo models; a network is one block that can be removed."""
+    """Puts networks into Pyomo models; a network is one block that can be removed.
 
+    Parameters
+    ----------
+    solver : str or None
+        The solver, under Pyomo's name, that the models will be solved with; None leaves sets and complementary pairs in
+        the model for solvers that take them.
+    """
+
+    solver: str | None = None
     name = "pyomo"
     summary = "Pyomo models and blocks: attach as one block, or declare and solve with nnembed"
     accepts = Feature.LINEAR | Feature.INTEGER | Feature.SOS1 | Feature.COMPLEMENTARITY
+
+    def __post_init__(self) -> None:
+        """Find out what the solver takes."""
+        if self.solver is not None:
+            object.__setattr__(self, "accepts", _TAKES.get(self.solver, _MIP))
+
+    def serving(self, solver: str) -> PyomoHost:
+        """Return this host for models that will be solved with one solver."""
+        return replace(self, solver=solver)
 
     def owns(self, model: object) -> bool:
         """Return whether `model` is a Pyomo model or block; looks at the names of its types only."""
@@ -93,7 +118,8 @@ class PyomoHost:
         """
         from nnembed.hosts.pyomo_attach import attach
 
-        refuse_features(block.needs, self.accepts, "a Pyomo model")
+        who = "a Pyomo model" if self.solver is None else f"a Pyomo model for {self.solver}"
+        refuse_features(block.needs, self.accepts, who)
         return attach(model, block, inputs, outputs, name)
 
     def declare(

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from nnembed.aliases import Array
+from nnembed.aliases import Array, Index
 from nnembed.errors import InputError, UnknownName, UnsupportedFeature
 from nnembed.features import Feature, missing
 from nnembed.matrices import stack
@@ -111,17 +111,25 @@ def refuse_features(needs: Feature, accepts: Feature, host: str) -> None:
     """Raise if a block needs what this host cannot write into a model."""
     if lacking := missing(needs, accepts):
         raise UnsupportedFeature(
-            f"the formulation needs {', '.join(lacking)}, which cannot be attached to {host}; "
-            'choose formulation="bigm", or keep the network out of the model (attach=False) and solve with nnembed'
+            f"the formulation needs {', '.join(lacking)}, which cannot be attached to {host}; choose "
+            'formulation="two_row", name a solver that takes it with backend=, or keep the network out of the model '
+            "(attach=False) and solve with nnembed"
         )
 
 
 def one_sided(matrix: sp.csr_array, lower: Array, upper: Array) -> tuple[sp.csr_array, NDArray[np.str_], Array]:
+    """Return rows ``matrix @ x (sign) rhs`` with one side each; see `numbered_one_sided`."""
+    return numbered_one_sided(matrix, lower, upper)[:3]
+
+
+def numbered_one_sided(
+    matrix: sp.csr_array, lower: Array, upper: Array
+) -> tuple[sp.csr_array, NDArray[np.str_], Array, Index]:
     """Return rows ``matrix @ x (sign) rhs`` with one side each; ranged rows become two, free rows none.
 
     Returns
     -------
-    matrix, sign ("=", "<=", ">="), rhs
+    matrix, sign ("=", "<=", ">="), rhs, number of the row that each comes from
 
     Raises
     ------
@@ -140,7 +148,7 @@ def one_sided(matrix: sp.csr_array, lower: Array, upper: Array) -> tuple[sp.csr_
     rows, sign = rows[order], sign[order]
     rhs = np.where(sign == ">=", lower[rows], upper[rows])
     unchanged = len(rows) == matrix.shape[0] and (rows == np.arange(len(rows))).all()
-    return (matrix if unchanged else matrix[rows]), sign, rhs
+    return (matrix if unchanged else matrix[rows]), sign, rhs, rows
 
 
 def entry_name(inputs: InputMap, i: int, name: Callable[[int], str]) -> str:

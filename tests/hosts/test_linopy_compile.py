@@ -141,12 +141,6 @@ def test_sos1_is_carried_and_sos2_refused():
 
 def test_refusals_name_the_component():
     m = linopy.Model()
-    b = m.add_variables(binary=True, name="b")
-    x = m.add_variables(0, 1, name="x")
-    m.add_indicator_constraints(b, 1, x, "<=", 0.5, name="switch")
-    with pytest.raises(UnsupportedFeature, match="'switch' is an indicator"):
-        HOST.compile(m)
-    m = linopy.Model()
     m.add_variables(1.0, 2.0, semi_continuous=True, name="s")
     with pytest.raises(UnsupportedFeature, match="'s' is semi-continuous"):
         HOST.compile(m)

@@ -14,10 +14,11 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
 from nnembed.aliases import Array, Index
-from nnembed.engine.spatial import Part, Port
+from nnembed.engine.parts import Part, Port
 from nnembed.problem import Placement, Problem
 
-_MOST_COLUMNS = 12  # free columns of one component; boxes in more dimensions do not pay
+_MOST_COLUMNS = 40  # free columns of one component; boxes in more dimensions do not pay
+_MOST_JOINED = 12  # free columns of a component that a row over decisions may make
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +70,27 @@ def take_apart(problem: Problem) -> Components | None:
 
 
 def _own_rows(problem: Problem, matrix: sp.csr_array, hidden: np.ndarray) -> Index:
-    """Return the user's rows: those without hidden columns, outside the blocks laid over the model."""
+    """Return the user's rows that can be violated: no hidden columns, outside the blocks laid over the model."""
     kept = np.asarray((abs(matrix) @ hidden.astype(float)) == 0) & (np.diff(matrix.indptr) > 0)
     last = {name: (start, stop) for name, start, stop in problem.row_groups}
     for placement in problem.placements:
         start, stop = last.get(placement.embedding.name, (0, 0))
         kept[start:stop] = False
+    kept[kept] = ~_always(problem, sp.csr_array(matrix[np.flatnonzero(kept)]), kept)
     return np.flatnonzero(kept)
+
+
+def _always(problem: Problem, matrix: sp.csr_array, which: np.ndarray) -> np.ndarray:
+    """Return which rows the columns' bounds alone keep; `which` are they in the problem."""
+    positive, negative = matrix.maximum(0), matrix.minimum(0)
+    used = np.zeros(problem.n_columns, dtype=bool)
+    used[matrix.indices] = True
+    lower, upper = np.where(used, problem.lower, 0.0), np.where(used, problem.upper, 0.0)
+    if not (np.isfinite(lower).all() and np.isfinite(upper).all()):
+        return np.zeros(matrix.shape[0], dtype=bool)
+    least, most = positive @ lower + negative @ upper, positive @ upper + negative @ lower
+    size = 1e-12 * (1 + abs(matrix) @ np.maximum(np.abs(lower), np.abs(upper)))
+    return np.asarray((least - size >= problem.row_lower[which]) & (most + size <= problem.row_upper[which]))
 
 
 def _ends(problem: Problem, some: np.ndarray) -> Array:
@@ -109,7 +124,7 @@ def _labels(
     for i in sorted(range(len(rows)), key=lambda i: (len(members[i]), i)):
         columns = matrix.indices[matrix.indptr[rows[i]] : matrix.indptr[rows[i] + 1]]
         found = np.unique(labels[columns])
-        if len(found) > 1 and networks[found].sum() <= 1 and decisions[found].sum() <= _MOST_COLUMNS:
+        if len(found) > 1 and networks[found].sum() <= 1 and decisions[found].sum() <= _MOST_JOINED:
             labels[np.isin(labels, found)] = found[0]
             decisions[found[0]], networks[found[0]] = decisions[found].sum(), networks[found].any()
             found = found[:1]

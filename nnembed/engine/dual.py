@@ -32,8 +32,11 @@ from nnembed.protocols import Backend, Solution
 
 _LEAVES = 2_000_000  # of all components: memory
 _FINEST = 0.02  # share of the allowed gap that goes to the components, at last
+ABSOLUTE = 1e-8  # gap that counts as none
 _MOVES = 200
-_CHOICE_SECONDS = 1.0
+_STUCK = 8  # moves in a row without a gain
+_PATIENCE = 3000  # times that a solver asks whether to stop: unlike seconds the same in every run
+_IMPATIENT_SECONDS = 1.0  # for solvers that do not ask
 
 
 @dataclass(eq=False)
@@ -90,11 +93,7 @@ class Dual:
         return self.components.offset - float(self.prices @ (up + down))
 
     def _record(self) -> None:
-        if not self._uniform:
-            return
-        total = sum(tree.lower for tree in self.trees) + self._constant()
-        size = 1e-12 * len(self.trees) * sum(abs(tree.lower) for tree in self.trees if np.isfinite(tree.lower))
-        self.bound = max(self.bound, total - size)
+        self.bound = max(self.bound, self.priced)
 
     @property
     def reach(self) -> float:
@@ -130,12 +129,32 @@ class Dual:
         if self.reach > self._top:
             self._top, self._kept, self._slope = self.reach, self.prices, self.slope()
 
+    @property
+    def top(self) -> float:
+        """What the best prices promise."""
+        return max(self._top, self.reach)
+
+    def settle(self) -> None:
+        """Go back to the best prices known."""
+        self.rest()
+        if (self._kept != self.prices).any() or not self._uniform:
+            self.set_prices(self._kept)
+
+    @property
+    def priced(self) -> float:
+        """The bound that the trees prove at the present prices, if all have them."""
+        if not self._uniform:
+            return -np.inf
+        total = sum(tree.lower for tree in self.trees) + self._constant()
+        size = 1e-12 * len(self.trees) * sum(abs(tree.lower) for tree in self.trees if np.isfinite(tree.lower))
+        return total - size
+
     # ---- trees --------------------------------------------------------------------------------
 
     @property
     def allowed(self) -> float:
-        """The gap asked for, absolute."""
-        return self.gap * abs(self.target) if np.isfinite(self.target) else 0.0
+        """The gap asked for, absolute, but no less than rounding leaves at an objective of zero."""
+        return max(self.gap * abs(self.target), ABSOLUTE) if np.isfinite(self.target) else 0.0
 
     @property
     def closed(self) -> bool:
@@ -224,13 +243,13 @@ class PricedSearch:
         """Return 1 for minimisation, -1 for maximisation."""
         return -1.0 if self.problem.maximize else 1.0
 
-    def run(self) -> None:
-        """Improve the bound until it meets the answer, time is over or no price helps."""
+    def run(self) -> Dual:
+        """Improve the bound until it meets the answer, time is over or no price helps; return how far it came."""
         dual = Dual(self.components, self.stopped, self.options.gap)
         self._aim(dual)
         x, self._priced_at = self.best(), dual.target
         dual.set_prices(np.zeros(len(dual.prices)) if x is None else self._prices_at(x))
-        moves = 0
+        moves, stuck, top = 0, 0, -np.inf
         while not (dual.closed or self.stopped()):
             grown = dual.grow()
             self._tell(dual)
@@ -239,12 +258,16 @@ class PricedSearch:
             if grown and not dual.priced_wrong:
                 continue
             moves += 1
+            top, stuck = (reach, 0) if (reach := dual.top) > top + 0.02 * dual.allowed else (top, stuck + 1)
+            if stuck >= _STUCK:
+                break  # what is left is no matter of prices
             if not grown or moves <= 4 or moves % 3 == 0 or not np.isfinite(dual.target):
                 self._repair(dual)
                 self._aim(dual)
             if dual.closed or moves > _MOVES or not (self._move(dual) or grown or self._finer(dual)):
                 break
         self._tell(dual)
+        return dual
 
     def _move(self, dual: Dual) -> bool:
         """Change the prices: to those of a much better answer if there is one, else by a step."""
@@ -262,9 +285,7 @@ class PricedSearch:
         """Take the prices at which mixtures of the known points are best; return False when they promise nothing."""
         problem = dual.choice()
         problem = replace(problem, integer=np.zeros(problem.n_columns, dtype=bool))
-        quick = replace(self.options, time_limit=_CHOICE_SECONDS, solver_options={})
-        with self.backend.load(problem, quick) as session:
-            found = session.solve(_unheard, self.stopped)
+        found = solve_briefly(problem, self.backend, self.options, self.stopped)
         if found.duals is None or found.objective is None:
             return False
         dual.rest()
@@ -293,17 +314,19 @@ class PricedSearch:
         if any(tree.best is None for tree in dual.trees):
             return
         n = self.problem.n_columns
-        quick = replace(self.options, time_limit=_CHOICE_SECONDS, gap=0.25 * self.options.gap, solver_options={})
         chosen = None
         if len(dual.prices):
-            with self.backend.load(dual.choice(), quick) as session:
-                chosen = session.solve(_unheard, self.stopped).x
-        x = dual.point(n, chosen)
+            quick = replace(self.options, gap=0.25 * self.options.gap)
+            chosen = solve_briefly(dual.choice(), self.backend, quick, self.stopped).x
+        self.put(dual.point(n, chosen), near=chosen is None)
+
+    def put(self, x: Array, *, near: bool) -> None:
+        """Offer the point with these decisions and, if asked, one near it that meets the coupling rows."""
         scene = Scene(self.problem)
         point = scene.point(x[scene.drivers])
         x[point.columns] = point.values
         self.offer(x)
-        if chosen is None and (found := self._linear(x)) is not None and found.x is not None:
+        if near and (found := self._linear(x)) is not None and found.x is not None:
             self.offer(found.x)
 
     def _prices_at(self, x: Array) -> Array:
@@ -326,6 +349,20 @@ class PricedSearch:
         linear = replace(problem, cost=cost, quadratic=None, lower=lower, upper=upper, integer=free)
         with self.backend.load(linear, replace(self.options, time_limit=None, solver_options={})) as session:
             return session.solve(_unheard, self.stopped)
+
+
+def solve_briefly(problem: Problem, backend: Backend, options: Options, stopped: Callable[[], bool]) -> Solution:
+    """Solve a small problem on the way; give up after a number of steps, not of seconds, so that runs repeat."""
+    asked = 0
+
+    def enough() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > _PATIENCE or stopped()
+
+    seconds = None if Capability.INTERRUPT in backend.capabilities else _IMPATIENT_SECONDS
+    with backend.load(problem, replace(options, time_limit=seconds, solver_options={})) as session:
+        return session.solve(_unheard, enough)
 
 
 def _unheard(event: Event) -> None:

@@ -24,6 +24,7 @@ import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index
 from nnembed.engine.piece_bounds import output_bounds
+from nnembed.engine.rowlist import RowList
 from nnembed.errors import BoxError
 from nnembed.matrices import stack
 from nnembed.problem import Problem
@@ -249,29 +250,8 @@ def _ends(problem: Problem, columns: Index) -> tuple[Array, Array]:
     return problem.lower[columns], problem.upper[columns]
 
 
-class _Rows:
-    """Rows collected as (row, column, value) triples."""
-
-    def __init__(self, width: int):
-        self.width, self.height = width, 0
-        self.triples: list[tuple[Index, Index, Array]] = []
-        self.low: list[Array] = []
-        self.high: list[Array] = []
-
-    def add(self, k: int, entries: list[tuple[Index, Index, Array | float]], low: float, high: float) -> None:
-        """Add k rows; entries are (row 0..k-1, column, value)."""
-        for row, column, value in entries:
-            self.triples.append((row + self.height, column, np.broadcast_to(np.asarray(value, float), row.shape)))
-        self.low.append(np.full(k, low))
-        self.high.append(np.full(k, high))
-        self.height += k
-
-    def result(self) -> tuple[sp.csr_array, Array, Array]:
-        """Return the matrix and both sides."""
-        row, column, value = (np.concatenate([t[i] for t in self.triples]) for i in range(3))
-        matrix = sp.csr_array(sp.coo_array((value, (row, column)), shape=(self.height, self.width)))
-        matrix.eliminate_zeros()
-        return matrix, np.concatenate(self.low), np.concatenate(self.high)
+class _Rows(RowList):
+    """The rows of a relaxation."""
 
     def partition(self, pieces: Pieces, z: Index, x: Index) -> None:
         """Switch one piece on, which holds the factor's value."""

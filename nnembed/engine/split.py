@@ -67,7 +67,7 @@ class Splitting:
         components = take_apart(self.problem)
         if components is None or len(components.rows):
             return None
-        small = all(part.ports and part.k <= _MOST_COLUMNS for part in components.parts)
+        small = all(part.ports and 0 < part.k <= _MOST_COLUMNS for part in components.parts)
         return components if small else None
 
     def _tolerance(self, trees: list[Tree], offset: float) -> float:

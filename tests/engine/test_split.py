@@ -11,7 +11,6 @@ import nnembed as nn
 from nnembed.testing.networks import KINDS, chain
 
 
-
 def net(seed, inputs, *widths, kind="relu"):
     rng = np.random.default_rng(seed)
     return chain([*((w, kind) for w in widths), (1, "none")], inputs, rng)

@@ -29,6 +29,8 @@ _WHERE = {
     "load": "nnembed.engine",
     "maximize": "nnembed.engine",
     "minimize": "nnembed.engine",
+    "product": "nnembed.engine",
+    "save": "nnembed.engine",
     "solve": "nnembed.engine",
     "tighten": "nnembed.engine",
     "NnembedError": "nnembed.errors",
@@ -45,6 +47,7 @@ _WHERE = {
     "Unavailable": "nnembed.errors",
     "PluginError": "nnembed.errors",
     "SolverError": "nnembed.errors",
+    "WorkerLost": "nnembed.errors",
     "CertificateFailed": "nnembed.errors",
 }
 
@@ -73,12 +76,15 @@ __all__ = [
     "UnknownName",
     "UnsupportedFeature",
     "UnsupportedOperators",
+    "WorkerLost",
     "WrongModel",
     "embed",
     "hookimpl",
     "load",
     "maximize",
     "minimize",
+    "product",
+    "save",
     "solve",
     "tighten",
 ]
@@ -87,7 +93,12 @@ if TYPE_CHECKING:
     from nnembed.bounds.box import Bounds
     from nnembed.certificate import Certificate
     from nnembed.embedding import Embedding
-    from nnembed.engine import embed, load, maximize, minimize, solve, tighten
+    from nnembed.engine.embed import embed, tighten
+    from nnembed.engine.extreme import maximize, minimize
+    from nnembed.engine.loading import load
+    from nnembed.engine.multiply import product
+    from nnembed.engine.saving import save
+    from nnembed.engine.solve import solve
     from nnembed.errors import (
         BoxError,
         CertificateFailed,
@@ -103,6 +114,7 @@ if TYPE_CHECKING:
         UnknownName,
         UnsupportedFeature,
         UnsupportedOperators,
+        WorkerLost,
         WrongModel,
     )
     from nnembed.hooks import hookimpl

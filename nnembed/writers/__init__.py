@@ -1,0 +1,1 @@
+"""Networks back into files."""

@@ -1,0 +1,70 @@
+"""What is written is run by onnxruntime and read again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nnembed as nn
+from nnembed.ir.linear import Convolution, Selection
+from nnembed.ir.network import Network, TensorSpec
+from nnembed.ir.nodes import Affine, relu
+from nnembed.testing import reference_networks
+from nnembed.testing.networks import KINDS, chain
+
+ort = pytest.importorskip("onnxruntime")
+
+
+def replay(path, x):
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x.astype(np.float32)})[0]
+
+
+@pytest.mark.parametrize("name", sorted(reference_networks()))
+def test_reference_networks_come_back(name, tmp_path):
+    network = reference_networks()[name]
+    difference = nn.save(network, tmp_path / "net.onnx")
+    assert difference < 1e-4
+    again = nn.load(tmp_path / "net.onnx")
+    assert [s.shape for s in again.inputs] == [s.shape for s in network.inputs]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(KINDS), st.booleans())
+def test_onnxruntime_agrees(tmp_path_factory, seed, kind, skip):
+    rng = np.random.default_rng(seed)
+    network = chain([(6, kind), (5, kind), (2, "none")], 4, rng, skip=skip)
+    path = tmp_path_factory.mktemp("w") / "net.onnx"
+    nn.save(network, path)
+    x = rng.normal(size=(9, 4))
+    assert replay(path, x) == pytest.approx(network(x.astype(np.float32)), abs=2e-5, rel=2e-5)
+
+
+def test_convolutions_stay_convolutions(tmp_path):
+    import onnx
+
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(3, 2, 3, 3))
+    convolution = Convolution(kernel, (6, 5), (2, 1), (1, 1), ((1, 0), (1, 1)), 1)
+    n = convolution.shape[0]
+    dropped = Selection(np.array([3, -1, 0]), n)
+    tensors = {k: TensorSpec(k, s) for k, s in {"x": (2, 6, 5), "g": (n,), "h": (n,), "y": (3,)}.items()}
+    nodes = (
+        Affine("conv", ("x",), "g", (convolution,), rng.normal(size=n)),
+        relu("relu", "g", "h", n),
+        Affine("pick", ("h",), "y", (dropped,), np.zeros(3)),
+    )
+    network = Network((tensors["x"],), (tensors["y"],), nodes, tensors)
+    nn.save(network, tmp_path / "c.onnx")
+    assert "Conv" in {node.op_type for node in onnx.load(tmp_path / "c.onnx").graph.node}
+    x = rng.normal(size=(4, 2, 6, 5))
+    assert replay(tmp_path / "c.onnx", x) == pytest.approx(network(x.astype(np.float32)), abs=1e-5)
+
+
+def test_nothing_is_written_where_it_cannot_be(tmp_path):
+    with pytest.raises(nn.InputError, match="cannot write"):
+        nn.save(next(iter(reference_networks().values())), tmp_path / "no" / "net.onnx")
+    with pytest.raises(nn.InputError, match=r"needs a network"):
+        nn.save("net.onnx", tmp_path / "x.onnx")

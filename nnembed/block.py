@@ -92,6 +92,18 @@ class Above(Fill):
 
 
 @dataclass(frozen=True, eq=False)
+class AtLeast(Fill):
+    """1 where ``g >= 0``, else 0."""
+
+    tensor: str
+    elements: Index
+
+    def __call__(self, state: Mapping[str, Array]) -> Array:
+        """See `Fill`."""
+        return (state[self.tensor].reshape(-1)[self.elements] >= 0).astype(float)
+
+
+@dataclass(frozen=True, eq=False)
 class Winner(Fill):
     """1 for the first largest member of each group, else 0; `owner` says which group a member belongs to."""
 

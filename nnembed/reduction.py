@@ -13,7 +13,7 @@ from nnembed.block import Block, Presolved
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder
 from nnembed.ir.network import Network, TensorSpec
-from nnembed.ir.nodes import Clip, Kink, Node
+from nnembed.ir.nodes import Clip, Kink, Node, Step
 from nnembed.protocols import Formulation
 
 _SAMPLES = 8
@@ -99,6 +99,10 @@ def appearances(part: Formulation, node: Node) -> float:
     elif isinstance(node, Clip):
         single = replace(node, inputs=("x",), output="y", lower=node.lower[:1], upper=node.upper[:1])
         low, high, open_ = float(node.lower[0]) - 1, float(node.upper[0]) + 1, len(node.lower)
+    elif isinstance(node, Step):
+        which = np.flatnonzero(node.low != node.high)[:1]
+        single = replace(node, inputs=("x",), output="y", low=node.low[which], high=node.high[which])
+        low, high, open_ = -1.0, 1.0, len(which)
     else:
         return 1.0  # a maximum gives its long members columns by itself
     if not open_:

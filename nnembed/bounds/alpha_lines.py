@@ -1,8 +1,8 @@
 """All useful lines below and above an activation: where there is a choice, they turn about a breakpoint.
 
 A convex neuron (ReLU) lies above every line through its breakpoint with a slope between its two slopes, a concave one
-below; a clip has such a choice at either end. A share t between zero and one names the line, so one number per neuron
-is what slopes are optimised over; the other side is the chord of `lines`.
+below; a clip has such a choice at either end, a step at its two corners. A share t between zero and one names the line,
+so one number per neuron is what slopes are optimised over; the other side is the chord of `lines`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from nnembed.aliases import Array, Mask
 from nnembed.bounds.box import contenders
 from nnembed.bounds.interval import UNIT, gamma
-from nnembed.bounds.lines import lines
-from nnembed.ir.nodes import Activation, Clip, Kink, Max
+from nnembed.bounds.lines import lines, step_slopes
+from nnembed.ir.nodes import Activation, Clip, Kink, Max, Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +53,19 @@ def family(node: Activation, low: Array, high: Array) -> Family:
     offset = np.stack([fixed.lower_offset, fixed.upper_offset])
     if isinstance(node, Kink):
         free, pivot, least, most = _kink_freedom(node, low, high)
+        level = pivot
+    elif isinstance(node, Step):
+        free, level, least, most = _step_freedom(node, low, high)
+        pivot = np.zeros(free.shape)
     else:
         assert isinstance(node, Clip)
         free, pivot, least, most = _clip_freedom(node, low, high, slope)
+        level = pivot
     turn = np.where(free, most - least, 0.0)
     start = np.divide(slope - least, turn, out=np.zeros_like(slope), where=turn > 0)
     base = np.where(free, least, slope)
     pad = 8 * UNIT * np.abs(pivot) * (1 + np.abs(most)) * np.array([-1.0, 1.0])[:, None, None]
-    offset = np.where(free, pivot - base * pivot + pad, offset)
+    offset = np.where(free, level - base * pivot + pad, offset)
     shift = np.where(free, -turn * pivot, 0.0)
     size = np.maximum(np.abs(low), np.abs(high))
     steepest = np.maximum(np.abs(base), np.abs(base + turn)).max(axis=0)
@@ -76,6 +81,15 @@ def _kink_freedom(node: Kink, low: Array, high: Array) -> tuple[Mask, Array, Arr
     least = np.broadcast_to(np.minimum(node.left, node.right), free.shape)
     most = np.broadcast_to(np.maximum(node.left, node.right), free.shape)
     return free, np.zeros((2, *low.shape)), least, most
+
+
+def _step_freedom(node: Step, low: Array, high: Array) -> tuple[Mask, Array, Array, Array]:
+    """Return where there is a choice, the values at the corners, and the least and largest slope."""
+    open_ = (low < 0) & (high >= 0) & (node.low != node.high)
+    steepest = np.stack(step_slopes(node, low, high))
+    corners = np.stack([np.minimum(node.low, node.high), np.maximum(node.low, node.high)])[:, None]
+    level = np.broadcast_to(corners, steepest.shape)
+    return np.stack([open_, open_]), level, np.minimum(steepest, 0.0), np.maximum(steepest, 0.0)
 
 
 def _clip_freedom(node: Clip, low: Array, high: Array, slope: Array) -> tuple[Mask, Array, Array, Array]:

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from nnembed.aliases import Array, Index, Mask
 from nnembed.errors import BoxError, InputError
 from nnembed.ir.network import Network, TensorSpec, batch_axes
-from nnembed.ir.nodes import Clip, Kink, Max, Node
+from nnembed.ir.nodes import Clip, Kink, Max, Node, Step
 from nnembed.tables import Table
 
 
@@ -158,8 +158,8 @@ class Bounds:
     def open(self, node: Node) -> Mask:
         """Return the mask (batch, n) of the neurons of a layer whose linear piece is not decided.
 
-        A bound that merely touches the breakpoint decides. For a maximum it marks groups with more than one
-        member that may win.
+        A bound that merely touches the breakpoint decides; not so an upper bound at the threshold of a step, where it
+        jumps. For a maximum it marks groups with more than one member that may win.
         """
         low, high = self.low[node.inputs[0]], self.high[node.inputs[0]]
         if isinstance(node, Kink):
@@ -167,6 +167,8 @@ class Bounds:
         if isinstance(node, Clip):
             at_lower = (low < node.lower) & (high > node.lower)
             return at_lower | ((low < node.upper) & (high > node.upper))
+        if isinstance(node, Step):
+            return (low < 0) & (high >= 0) & (node.low != node.high)
         if isinstance(node, Max):
             return contenders(node, low, high).sum(axis=-1) > 1
         return np.zeros(low.shape, dtype=bool)

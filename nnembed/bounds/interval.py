@@ -15,7 +15,7 @@ from nnembed.aliases import Array
 from nnembed.bounds.box import Bounds, Provenance
 from nnembed.ir.linear import Selection
 from nnembed.ir.network import Network
-from nnembed.ir.nodes import Abs, Affine, Clip, Kink, Max, Node, Relu
+from nnembed.ir.nodes import Abs, Affine, Clip, Kink, Max, Node, Relu, Step
 from nnembed.options import Budget
 
 UNIT = 2.0**-53
@@ -56,6 +56,9 @@ def node_interval(node: Node, sources: list[tuple[Array, Array]]) -> tuple[Array
     lo, hi = sources[0]
     if isinstance(node, Kink):
         return _kink_interval(node, lo, hi)
+    if isinstance(node, Step):
+        ends = node.evaluate(lo), node.evaluate(hi)
+        return np.minimum(*ends), np.maximum(*ends)
     if isinstance(node, Clip | Max):  # monotone, and exact in floating point
         return node.evaluate(lo), node.evaluate(hi)
     raise TypeError(f"no interval rule for {node.kind}")

@@ -2,7 +2,8 @@
 
 The graph of a piecewise-linear function lies below a line of slope s exactly when the offset is at least the largest
 ``f(p) - s p`` over its breakpoints and both ends; so any slope is admissible, also one with rounding errors, and the
-offset is computed from the vertices and moved outward by its own rounding error.
+offset is computed from the vertices and moved outward by its own rounding error. A step has both of its values at the
+threshold: its own and the limit from below.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from nnembed.aliases import Array
 from nnembed.bounds.interval import UNIT
-from nnembed.ir.nodes import Activation, Clip, Kink, Relu
+from nnembed.ir.nodes import Activation, Clip, Kink, Relu, Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,8 @@ def lines(node: Activation, low: Array, high: Array) -> Lines:
     """
     if isinstance(node, Relu):
         return _relu_lines(low, high)
+    if isinstance(node, Step):
+        return _step_lines(node, low, high)
     if isinstance(node, Kink):
         vertices = np.stack([low, np.clip(0.0, low, high), high])
         lower, upper, open_ = _kink_slopes(node, low, high)
@@ -92,3 +95,32 @@ def _clip_slopes(node: Clip, low: Array, high: Array) -> tuple[Array, Array, np.
         below = np.where(top, (ceiling - a) / (high - a), np.where(high - floor > floor - low, 1.0, 0.0))
     known = np.where(inside, 1.0, 0.0)
     return np.where(open_, below, known), np.where(open_, above, known), open_
+
+
+def _step_lines(node: Step, low: Array, high: Array) -> Lines:
+    """Return the lines of a step: level, or through the corner at the threshold, whichever leaves the smaller area."""
+    below, above = np.broadcast_to(node.low, low.shape), np.broadcast_to(node.high, low.shape)
+    open_ = (low < 0) & (high >= 0) & (below != above)
+    known = np.where(low >= 0, above, below)
+    zero = np.zeros(low.shape)
+    vertices = np.stack([low, zero, zero, high])
+    values = np.where(open_, np.stack([below, below, above, above]), known)
+    lower, upper = step_slopes(node, low, high)
+    rising = above > below
+    wider = high > -low  # the side of the threshold on which a level line is far from the graph
+    lower = np.where(open_ & (wider == rising), lower, 0.0)
+    upper = np.where(open_ & (wider != rising), upper, 0.0)
+    lower_offset = _offset(vertices, values, lower, open_, -1.0)
+    return Lines(lower, -lower_offset, upper, _offset(vertices, values, upper, open_, 1.0))
+
+
+def step_slopes(node: Step, low: Array, high: Array) -> tuple[Array, Array]:
+    """Return the steepest useful slopes of lines below and above open steps, (batch, n) each.
+
+    They lead from the corner at the threshold to the other value at one end of the range; where that end is so near
+    that the slope would be wild, to a point further out.
+    """
+    jump = np.broadcast_to(node.high - node.low, low.shape)
+    reach = np.maximum(1e-3 * np.maximum(-low, high), 1e-9)
+    left, right = jump / np.maximum(-low, reach), jump / np.maximum(high, reach)
+    return np.where(jump > 0, right, left), np.where(jump > 0, left, right)

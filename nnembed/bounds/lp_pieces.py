@@ -8,7 +8,9 @@ These are the vertices (U, 0), (0, 0), (0, -L) and nothing more, hence the conve
 slopes; the long row of g stands there once, and the coefficients of the hull are the bounds themselves, unrounded.
 With a binary z the last row becomes ``r <= U z, s <= -L (1 - z)``, which is exact. A clip that reaches both ends has
 three parts ``g = lower - p + q + t, y = lower + q`` with ``p / (lower - L) + q / span <= 1`` and ``t / (U - upper) <=
-q / span``; a maximum has ``x_i <= y <= x_i + M_i (1 - z_i), sum z = 1`` and ``y <= sum_i (x_i - l_i) + max_i l_i``.
+q / span``; a maximum has ``x_i <= y <= x_i + M_i (1 - z_i), sum z = 1`` and ``y <= sum_i (x_i - l_i) + max_i l_i``; a
+step is ``y = low + (high - low) z`` with ``L (1 - z) <= g <= U z``, which with a continuous z is the hull of its graph
+and its limit at the threshold.
 
 Sources: Ehlers, ATVA 2017 (triangle); Serra, Tjandraatmadja and Ramalingam, ICML 2018 (both sides).
 """
@@ -25,12 +27,12 @@ from nnembed.bounds.box import contenders
 from nnembed.bounds.interval import UNIT, gamma
 from nnembed.bounds.lp_relaxation import Affines, Relaxation, scale, widen
 from nnembed.formulations.bigm import top_two
-from nnembed.ir.nodes import Clip, Kink, Max, Node
+from nnembed.ir.nodes import Clip, Kink, Max, Node, Step
 
 
 def emit(relaxation: Relaxation, node: Node) -> None:
     """Write an activation with the bounds its input has now; nothing for other nodes and for those not asked for."""
-    if node.output not in relaxation.written or not isinstance(node, Kink | Clip | Max):
+    if node.output not in relaxation.written or not isinstance(node, Kink | Clip | Step | Max):
         return
     binary = node.output in relaxation.binaries
     layer = _Layer(relaxation, relaxation.value(node.inputs[0]), *relaxation.range(node.inputs[0]), binary)
@@ -38,6 +40,8 @@ def emit(relaxation: Relaxation, node: Node) -> None:
         result = _maximum(layer, node)
     elif isinstance(node, Kink):
         result = _kink(layer, node)
+    elif isinstance(node, Step):
+        result = _step(layer, node)
     else:
         result = _clip(layer, node)
     relaxation.define(node.output, result)
@@ -78,6 +82,24 @@ def _clip(layer: _Layer, node: Clip) -> Affines:
     own += _split(layer, np.flatnonzero(top & ~bottom), ceiling, one, zero)
     own += _three(layer, np.flatnonzero(bottom & top), floor, ceiling)
     return _joined(layer, node, own, slope, constant, 2 * (np.abs(floor) + np.abs(ceiling)) * opened)
+
+
+def _step(layer: _Layer, node: Step) -> Affines:
+    lp = layer.lp
+    below, above = (np.tile(s, lp.batch) for s in (node.low, node.high))
+    opened = lp.bounds.open(node).ravel()
+    i, jump = np.flatnonzero(opened), above - below
+    own: list[tuple[Index, sp.csr_array]] = []
+    if len(i):
+        pre, least, most = layer.pre.take(i), layer.low[i], layer.high[i]
+        none, zero = np.full(len(i), np.inf), np.zeros(len(i))
+        z = lp.columns(zero, np.ones(len(i)), integer=layer.binary)
+        slack = pre.error + 8 * UNIT * (np.abs(pre.constant) + np.abs(least) + np.abs(most) + pre.size)
+        lp.add([pre.matrix, lp.unit(z, least)], least - pre.constant - slack, none)
+        lp.add([pre.matrix, lp.unit(z, -most)], -none, slack - pre.constant)
+        own.append((i, lp.unit(z, jump[i])))
+    constant = np.where(opened | (layer.low < 0), below, above)
+    return _joined(layer, node, own, np.zeros(len(opened)), constant, np.abs(jump) * opened)
 
 
 def _joined(

@@ -25,7 +25,7 @@ from nnembed.bounds.box import Bounds, Provenance, Region, contenders
 from nnembed.bounds.interval import UNIT, narrow, node_interval
 from nnembed.bounds.propagate_rows import RowSystem, settle, system, uncrossed, worth
 from nnembed.ir.network import Network
-from nnembed.ir.nodes import Affine, Clip, Kink, Max, Node
+from nnembed.ir.nodes import Affine, Clip, Kink, Max, Node, Step
 from nnembed.matrices import relabel, stack
 from nnembed.options import Budget, Clock
 
@@ -305,9 +305,26 @@ def preimage(node: Node, low: Array, high: Array, below: Array, above: Array) ->
     if isinstance(node, Clip):
         low_in, high_in = np.where(low > node.lower, low, -np.inf), np.where(high < node.upper, high, np.inf)
         return np.maximum(below, low_in), np.minimum(above, high_in)
+    if isinstance(node, Step):
+        return _step_sides(node, low, high, below, above)
     if isinstance(node, Max):
         return _members(node, low, high, below, above)
     return below, above
+
+
+def _step_sides(node: Step, low: Array, high: Array, below: Array, above: Array) -> tuple[Array, Array]:
+    """Return the arguments of steps in [below, above] whose value is in [low, high]; (inf, -inf) where none is.
+
+    A value that rounding or a solver's tolerance could save is not taken away: a jump would make much of a hair. A
+    little is left beyond the threshold, so that a step is never decided by what is asked of itself: it keeps its rows,
+    and they are what holds its argument on this side.
+    """
+    pad = 1e-6 * (1 + np.maximum(np.abs(below), np.abs(above)))
+    on, off = (
+        (low <= v + 1e-6 * (1 + np.abs(v))) & (v - 1e-6 * (1 + np.abs(v)) <= high) for v in (node.high, node.low)
+    )
+    least = np.where(off, below, np.where(on, np.maximum(below, -pad), np.inf))
+    return least, np.where(on, above, np.where(off, np.minimum(above, pad), -np.inf))
 
 
 def _branch(slope: Array, low: Array, high: Array, below: Array, above: Array) -> tuple[Array, Array]:

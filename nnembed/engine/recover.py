@@ -9,6 +9,7 @@ import numpy as np
 from nnembed.aliases import Array
 from nnembed.certificate import relative_gap
 from nnembed.heuristics.scene import Point, Scene
+from nnembed.heuristics.thresholds import settled
 from nnembed.options import Options
 from nnembed.problem import Problem
 from nnembed.protocols import Session, Solution
@@ -50,13 +51,13 @@ def repaired(problem: Problem, solution: Solution, session: Session, options: Op
     return replace(solution, x=x, objective=value, status=status)
 
 
-def snapped(problem: Problem, x: Array) -> Array:
+def snapped(problem: Problem, x: Array, scene: Scene | None = None) -> Array:
     """Return the point with all network columns recomputed from the drivers, inside their bounds."""
-    scene = Scene(problem)
+    scene = Scene(problem) if scene is None else scene
     out = x.copy()
     out[problem.integer] = np.rint(out[problem.integer])
     drivers = np.clip(out[scene.drivers], problem.lower[scene.drivers], problem.upper[scene.drivers])
-    point = scene.point(drivers)
+    point = scene.point(settled(scene, out, drivers))
     out[point.columns] = point.values
     return out
 

@@ -15,7 +15,7 @@ column more. Any other kink with slopes ``a`` (left) and ``c`` (right) is ``y = 
 writes the four rows on ``y``, slack uses ``y = c r - a s`` and needs no column for ``y`` at all.
 
 A clip that can reach both ends takes two binaries ``z2 <= z1`` and five rows; a maximum over groups takes one binary
-per member that may win.
+per member that may win; a step is written as in *step*.
 
 Assumes finite proven bounds. Sources: Fischetti and Jo, Constraints 23 (2018); Tjeng, Xiao and Tedrake, ICLR 2019;
 Serra, Tjandraatmadja and Ramalingam, ICML 2018 (slack form).
@@ -51,9 +51,10 @@ from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows, scale_rows
 from nnembed.features import Feature
 from nnembed.formulations.pieces import Contest, Kinks, TwoKinks, emit_activation, emit_max
-from nnembed.ir.nodes import Abs, Activation, Clip, LeakyRelu, Max, Node, Relu
+from nnembed.ir.nodes import Abs, Activation, Clip, LeakyRelu, Max, Node, Relu, Step
 
-ALL_KINDS: frozenset[type[Node]] = frozenset({Relu, LeakyRelu, Abs, Clip, Max})
+CONTINUOUS: frozenset[type[Node]] = frozenset({Relu, LeakyRelu, Abs, Clip, Max})
+ALL_KINDS: frozenset[type[Node]] = CONTINUOUS | {Step}
 
 
 class TwoRow:

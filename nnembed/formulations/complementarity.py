@@ -27,7 +27,7 @@ from __future__ import annotations
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows
 from nnembed.features import Feature
-from nnembed.formulations.bigm import ALL_KINDS
+from nnembed.formulations.bigm import CONTINUOUS
 from nnembed.formulations.pieces import Contest, Kinks, TwoKinks, emit_activation, emit_max
 from nnembed.formulations.sos1 import lifted, split, split_twice
 from nnembed.ir.nodes import Activation, Max, Node
@@ -39,7 +39,7 @@ class Complementarity:
     name = "complementarity"
     summary = "complementary positive and negative part: no binaries, no big-M"
     emits = Feature.LINEAR | Feature.COMPLEMENTARITY
-    handles = ALL_KINDS
+    handles = CONTINUOUS
     exact = True
     needs_finite_bounds = False
 

@@ -36,7 +36,7 @@ from nnembed.features import Feature
 from nnembed.formulations.bigm import ALL_KINDS
 from nnembed.formulations.disjunctive import column_box
 from nnembed.formulations.ideal_cuts import HullCuts
-from nnembed.formulations.pieces import Kinks, emit_activation, emit_max
+from nnembed.formulations.pieces import Kinks, emit_activation, emit_max, relaxed_sides
 from nnembed.formulations.triangle import sum_bound, triangle, two_chords
 from nnembed.ir.nodes import Activation, Max, Node
 
@@ -66,13 +66,13 @@ class Hull:
             raise InputError(f"Hull(rounds={self.rounds}): give 0 or more")
 
     def emit(self, node: Node, bounds: Bounds, block: BlockBuilder) -> None:
-        """Add the rows of one layer; clips with two open ends and maxima as in *triangle*."""
+        """Add the rows of one layer; clips with two open ends, maxima and steps as in *triangle*."""
         if bounds.open(node).any():
             block.exact = False
         if isinstance(node, Max):
             emit_max(node, bounds, block, sum_bound)
         elif isinstance(node, Activation):
-            emit_activation(node, bounds, block, self._kinks, two_chords)
+            emit_activation(node, bounds, block, self._kinks, two_chords, steps=relaxed_sides)
 
     def _kinks(self, k: Kinks, block: BlockBuilder) -> Rows:
         pre = block.unfolded(k.pre)

@@ -10,7 +10,7 @@ and needs no column. Solvers that take cuts get them during the search (option `
 `rounds` rounds of cuts are added before it, at the optimum of the LP relaxation.
 
 The block is that of *two_row* for one neuron with one input, where no cut exists that big-M lacks. Kinks other than
-ReLU are cut in the same way; clips with two open ends and maxima are written as in *two_row*.
+ReLU are cut in the same way, steps as in *step_ideal*; clips with two open ends and maxima are as in *two_row*.
 
 Assumes finite proven bounds. Source: Anderson, Huchette, Ma, Tjandraatmadja and Vielma, Mathematical Programming 183
 (2020).
@@ -32,6 +32,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from nnembed.aliases import Index
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows
 from nnembed.errors import InputError
@@ -39,7 +40,8 @@ from nnembed.features import Feature
 from nnembed.formulations.bigm import ALL_KINDS, one_hot, ordered_pair, two_row_columns
 from nnembed.formulations.disjunctive import column_box
 from nnembed.formulations.ideal_cuts import IdealCuts
-from nnembed.formulations.pieces import Kinks, emit_activation, emit_max
+from nnembed.formulations.pieces import Kinks, Steps, emit_activation, emit_max
+from nnembed.formulations.step import two_sides_with_cuts
 from nnembed.ir.nodes import Activation, Max, Node
 
 
@@ -72,7 +74,10 @@ class Ideal:
         if isinstance(node, Max):
             emit_max(node, bounds, block, one_hot)
         elif isinstance(node, Activation):
-            emit_activation(node, bounds, block, self._kinks, ordered_pair)
+            emit_activation(node, bounds, block, self._kinks, ordered_pair, steps=self._steps)
+
+    def _steps(self, k: Steps, block: BlockBuilder) -> Index:
+        return two_sides_with_cuts(k, block, self.rounds)
 
     def _kinks(self, k: Kinks, block: BlockBuilder) -> Rows:
         pre = block.unfolded(k.pre)

@@ -2,7 +2,8 @@
 
 All neurons of a layer are separated at once. A cut bounds ``r = max(g, 0)`` from above by an affine function of the
 columns and the binary; for a kink with other slopes it is a bound on ``y = left g + (right - left) r``, from above or
-below. The cuts themselves, rounded outward, come from ``nnembed.bounds.hull``.
+below. A step is cut where no point with its sign is left. The cuts themselves, rounded outward, come from
+``nnembed.bounds.hull``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from nnembed.block import Separator
 from nnembed.bounds.hull import RANGE, ideal_cut, projected_cut, simplex_cut
 from nnembed.bounds.interval import gamma
 from nnembed.builder import scale_rows
+from nnembed.matrices import stack
 
 #: violation, coefficients on the columns (CSR), on z, constant
 Cut = tuple[Array, sp.csr_array, Array, Array]
@@ -126,6 +128,50 @@ class SimplexCuts(NeuronCuts):
         entry = sp.csr_array(on_x)
         wide = (entry.data, used[entry.indices], entry.indptr)
         return violation, sp.csr_array(wide, shape=self.matrix.shape), on_z, constant
+
+
+@dataclass(frozen=True, eq=False)
+class StepCuts(Separator):
+    """Cuts of k steps: the hull of ``z = 1, g >= 0`` and ``z = 0, g <= -margin`` over the box of the columns.
+
+    For every set I of terms ``sum_I w_i (x_i - wl_i (1 - z)) + (b + sum_{not I} w_i wu_i) z >= 0``, and the same for
+    ``-g - margin`` with z and 1 - z exchanged: what `IdealCuts` are for r = 0.
+
+    Attributes
+    ----------
+    matrix, constant, low, high, z : as in `NeuronCuts`
+    margin : array (k,)
+    rounds : int
+    """
+
+    matrix: sp.csr_array
+    constant: Array
+    low: Array
+    high: Array
+    z: Index
+    margin: Array
+    rounds: int = 3
+
+    def violated(self, x: Array, tolerance: float) -> tuple[sp.csr_array, Array, Array]:
+        """See `Separator`."""
+        z = np.clip(x[self.z], 0.0, 1.0)
+        point, zero = np.clip(x[: len(self.low)], self.low, self.high), np.zeros(len(z))
+        box = self.low, self.high, point, zero
+        on = ideal_cut(self.matrix, self.constant, *box, z)
+        off = ideal_cut(-self.matrix, -self.constant - self.margin, *box, 1.0 - z)
+        rise = off[3] + off[2] + gamma(4) * (np.abs(off[3]) + np.abs(off[2]))
+        found = [self._rows(*on[:3], on[3], tolerance), self._rows(off[0], off[1], -off[2], rise, tolerance)]
+        width = max(rows[0].shape[1] for rows in found)
+        lower, upper = (np.concatenate([rows[i] for rows in found]) for i in (1, 2))
+        return stack([rows[0] for rows in found], width), lower, upper
+
+    def _rows(
+        self, violation: Array, on_x: sp.csr_array, on_z: Array, constant: Array, tolerance: float
+    ) -> tuple[sp.csr_array, Array, Array]:
+        """Return the violated ones of the rows ``on_x x + on_z z + constant >= 0``."""
+        rows = _sum([-on_x, _column(self.z, -on_z)])
+        which = np.flatnonzero((violation > 0) & (np.diff(rows.indptr) > 0))
+        return _scaled(sp.csr_array(rows[which]), constant[which], violation[which], tolerance)
 
 
 def _column(columns: Index, values: Array) -> sp.csr_array:

@@ -10,6 +10,8 @@ bounds over its inputs. Other kinks and a clip as in the ``sos1`` form, each pai
 
     y = x_i + s_i,   s_i >= 0,   sum z_i = 1,   z_i = 1 => s_i <= 0
 
+and a step ``y = low + (high - low) z`` with r, s and z as above; see *step* for what that means at the threshold.
+
 Assumes nothing about the bounds but that they hold. Source: Bonami, Lodi, Tramontani and Wiese, Mathematical
 Programming 151 (2015), on indicator rows and what big-M loses.
 
@@ -30,11 +32,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from nnembed.aliases import Index
+from nnembed.block import Part, Role
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows
 from nnembed.features import Feature
 from nnembed.formulations.bigm import ALL_KINDS
-from nnembed.formulations.pieces import Contest, Kinks, TwoKinks, emit_activation, emit_max
+from nnembed.formulations.pieces import Contest, Kinks, Steps, TwoKinks, emit_activation, emit_max
 from nnembed.formulations.sos1 import Pair, lifted, split, split_twice
 from nnembed.ir.nodes import Activation, Max, Node
 
@@ -54,7 +58,7 @@ class Indicator:
         if isinstance(node, Max):
             emit_max(node, bounds, block, _contest, finite=False)
         elif isinstance(node, Activation):
-            emit_activation(node, bounds, block, _kinks, _two_kinks, finite=False)
+            emit_activation(node, bounds, block, _kinks, _two_kinks, steps=_steps, finite=False)
 
 
 def _switch(pair: Pair, block: BlockBuilder) -> None:
@@ -75,6 +79,18 @@ def _two_kinks(k: TwoKinks, block: BlockBuilder) -> Rows:
     _switch(lower, block)
     _switch(upper, block)
     return rows
+
+
+def _steps(k: Steps, block: BlockBuilder) -> Index:
+    """Return the binaries of steps: ``g = r - s``, ``z = 1 => s <= 0``, ``z = 0 => r <= 0``."""
+    part = (k.tensor, k.elements)
+    r = block.columns(k.layer, Role.PRE, *part, 0.0, k.high, Part(*part, 1.0))
+    s = block.columns(k.layer, Role.SLACK, *part, 0.0, -k.low, Part(*part, -1.0))
+    block.add([k.pre.matrix, block.unit(r, -1.0).matrix, block.unit(s).matrix], -k.pre.constant, -k.pre.constant)
+    z = k.columns(block)
+    block.indicators(z, 1, [block.unit(s).matrix], -np.inf, 0.0)
+    block.indicators(z, 0, [block.unit(r).matrix], -np.inf, 0.0)
+    return z
 
 
 def _contest(k: Contest, block: BlockBuilder) -> Rows:

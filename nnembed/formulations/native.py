@@ -35,7 +35,7 @@ from nnembed.block import Part, Role, Value
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows
 from nnembed.features import Feature
-from nnembed.formulations.bigm import ALL_KINDS
+from nnembed.formulations.bigm import CONTINUOUS
 from nnembed.formulations.pieces import Kinks, TwoKinks, emit_activation
 from nnembed.ir.nodes import Activation, Max, Node
 
@@ -46,7 +46,7 @@ class Native:
     name = "native"
     summary = "ReLU rows for solvers that take them: no binaries, no big-M of ours"
     emits = Feature.LINEAR | Feature.RELU
-    handles: frozenset[type[Node]] = ALL_KINDS - {Max}
+    handles: frozenset[type[Node]] = CONTINUOUS - {Max}
     exact = True
     needs_finite_bounds = False
 

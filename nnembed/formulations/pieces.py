@@ -2,24 +2,25 @@
 
 A *kink* is ``y = value + left * min(g, 0) + right * max(g, 0)`` with ``g`` an affine row shifted so that the breakpoint
 is zero, and ``low < 0 < high`` proven bounds on it. ReLU, leaky ReLU, absolute value and a clip that can only reach
-one of its ends are all kinks, so a formulation is written once.
+one of its ends are all kinks, so a formulation is written once. Steps, which jump, come apart from them.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from nnembed.aliases import Array, Index
-from nnembed.block import Above, Role, Winner
+from nnembed.block import Above, AtLeast, Role, Winner
 from nnembed.bounds.box import Bounds, contenders
 from nnembed.builder import BlockBuilder, Piece, Rows
-from nnembed.errors import BoxError
-from nnembed.ir.nodes import Activation, Clip, Kink, Max, Node
+from nnembed.errors import BoxError, CoefficientWarning
+from nnembed.ir.nodes import Activation, Clip, Kink, Max, Node, Step
 from nnembed.matrices import stack
-from nnembed.presolve import units
+from nnembed.presolve import drowned, units, visible
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,41 @@ class TwoKinks:
     threshold: Array
 
 
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """Open neurons of a layer of steps; ``low < 0 <= high``. The formulation makes z of them, y is made of z here.
+
+    `unit` is what g, `low` and `high` have been divided by.
+    """
+
+    layer: str
+    tensor: str
+    elements: Index
+    pre: Rows
+    low: Array
+    high: Array
+    unit: Array
+
+    def columns(self, block: BlockBuilder, *, integer: bool = True) -> Index:
+        """Add the columns z: one where ``g >= 0``, else zero."""
+        fill = AtLeast(self.tensor, self.elements)
+        own = (self.layer, Role.INDICATOR, self.tensor, self.elements)
+        return block.columns(*own, 0.0, 1.0, fill, integer=integer)
+
+
+def two_sides(k: Steps, block: BlockBuilder, *, margin: float = 0.0, integer: bool = True) -> Index:
+    """Return the columns z of steps after writing ``L (1 - z) <= g <= (U + m) z - m``; see `formulations.step`."""
+    z, m = k.columns(block, integer=integer), margin / k.unit
+    block.add([k.pre.matrix, block.unit(z, k.low).matrix], k.low - k.pre.constant, np.inf)
+    block.add([k.pre.matrix, block.unit(z, -(k.high + m)).matrix], -np.inf, -m - k.pre.constant)
+    return z
+
+
+def relaxed_sides(k: Steps, block: BlockBuilder) -> Index:
+    """Return the columns z, continuous: the hull of every step over the range of g."""
+    return two_sides(k, block, integer=False)
+
+
 def emit_activation(
     node: Activation,
     bounds: Bounds,
@@ -65,9 +101,10 @@ def emit_activation(
     kinks: Callable[[Kinks, BlockBuilder], Rows],
     two_kinks: Callable[[TwoKinks, BlockBuilder], Rows],
     *,
+    steps: Callable[[Steps, BlockBuilder], Index] = two_sides,
     finite: bool = True,
 ) -> None:
-    """Define the output of an elementwise activation; only open neurons reach `kinks` and `two_kinks`.
+    """Define the output of an elementwise activation; only open neurons reach `kinks`, `two_kinks` and `steps`.
 
     `finite` refuses infinite bounds, for formulations that make coefficients of them.
     """
@@ -83,8 +120,10 @@ def emit_activation(
         pieces += _kinks(node, block, opened, (low, high), left, right, zero, zero, kinks)
     elif isinstance(node, Clip):
         pieces = _clip(node, block, (low, high), opened, kinks, two_kinks)
+    elif isinstance(node, Step):
+        pieces = _steps(node, block, (low, high), opened, steps)
     else:
-        raise TypeError(f"{node.kind} is no clip and no kink")
+        raise TypeError(f"{node.kind} is no clip, no kink and no step")
     block.define(node.output, pieces)
 
 
@@ -118,7 +157,10 @@ def _kinks(
     i = np.flatnonzero(mask)
     if not len(i):
         return []
-    pre, low, high, unit = _shifted(node, block, i, bounds, threshold[i])
+    below, above = threshold[i] - bounds[0][i], bounds[1][i] - threshold[i]
+    with np.errstate(invalid="ignore"):
+        extent = np.fmax(np.abs(left[i]) * below, np.abs(right[i]) * above)
+    pre, low, high, unit = _shifted(node, block, i, bounds, threshold[i], extent)
     kinks = Kinks(
         layer=node.name,
         tensor=block.in_units(node.input, i, unit),
@@ -136,16 +178,28 @@ def _kinks(
 
 
 def _shifted(
-    node: Activation, block: BlockBuilder, i: Index, bounds: tuple[Array, Array], threshold: Array
+    node: Activation, block: BlockBuilder, i: Index, bounds: tuple[Array, Array], threshold: Array, extent: Array
 ) -> tuple[Rows, Array, Array, Array]:
     """Return the pre-activations with their breakpoint at zero and their bounds, divided by units of a sane size.
+
+    `extent` is how far the outputs may move, which must not vanish in these units.
 
     Kinks and clips are positively homogeneous around a breakpoint, so formulations never see the units, which are
     powers of two and therefore exact.
     """
     pre = block.expression(node.input, i)
     low, high = bounds[0][i] - threshold, bounds[1][i] - threshold
-    unit = units(low, high, pre.matrix)
+    size = np.maximum(np.abs(low), np.abs(high))
+    unit = visible(units(low, high, pre.matrix), size, extent)
+    if (lost := drowned(unit, extent)).any():
+        worst = int(np.argmax(np.where(lost, size / np.where(lost, extent, 1.0), 0.0)))
+        warnings.warn(
+            f"layer {node.name!r}: inputs up to {size[worst]:.1e}, but outputs that move by {extent[worst]:.1e} only: "
+            "solvers cannot tell that apart and may return a wrong optimum; tighten the bounds of the network's inputs "
+            "or the bounds= method, or rescale the layer",
+            CoefficientWarning,
+            stacklevel=2,
+        )
     shifted = Rows(pre.matrix, pre.constant - threshold)
     if (unit == 1.0).all():
         return shifted, low, high, unit
@@ -177,11 +231,40 @@ def _clip(
     pieces += _kinks(node, block, top & ~bottom, bounds, one, zero, ceiling, ceiling, kinks)
     i = np.flatnonzero(bottom & top)
     if len(i):
-        pre, least, most, unit = _shifted(node, block, i, bounds, floor[i])
+        pre, least, most, unit = _shifted(node, block, i, bounds, floor[i], ceiling[i] - floor[i])
         names = block.in_units(node.input, i, unit), block.in_units(node.output, i, unit)
         span = (ceiling[i] - floor[i]) / unit
         two = TwoKinks(node.name, *names, i, pre, least, most, span, floor[i] / unit)
         pieces.append(_original(i, two_kinks(two, block), unit, floor[i]))
+    return pieces
+
+
+def emit_steps(node: Step, bounds: Bounds, block: BlockBuilder, steps: Callable[[Steps, BlockBuilder], Index]) -> None:
+    """Define the output of a layer of steps, for formulations of nothing else."""
+    require_finite(node, bounds)
+    sides = bounds.low[node.input].ravel(), bounds.high[node.input].ravel()
+    block.define(node.output, _steps(node, block, sides, bounds.open(node).ravel(), steps))
+
+
+def _steps(
+    node: Step,
+    block: BlockBuilder,
+    bounds: tuple[Array, Array],
+    opened: np.ndarray,
+    emit: Callable[[Steps, BlockBuilder], Index],
+) -> list[Piece]:
+    """Return steps as a known value or ``low + (high - low) z``; only the sign of g counts, so y needs no units."""
+    n = len(opened)
+    below, above = (np.tile(s, block.batch) for s in (node.low, node.high))
+    pieces = _linear(node, block, np.flatnonzero(~opened), np.zeros(n), np.where(bounds[0] >= 0, above, below))
+    i = np.flatnonzero(opened)
+    if len(i):
+        extent = np.maximum(-bounds[0][i], bounds[1][i])
+        pre, low, high, unit = _shifted(node, block, i, bounds, np.zeros(len(i)), extent)
+        steps = Steps(node.name, block.in_units(node.input, i, unit), i, pre, low, high, unit)
+        z = emit(steps, block)
+        jump = (above - below)[i]
+        pieces.append(Piece(i, Rows(block.unit(z, jump).matrix, below[i])))
     return pieces
 
 

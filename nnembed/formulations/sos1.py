@@ -37,7 +37,7 @@ from nnembed.block import Above, Gap, Part, Role, Value
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows
 from nnembed.features import Feature
-from nnembed.formulations.bigm import ALL_KINDS, top_two
+from nnembed.formulations.bigm import CONTINUOUS, top_two
 from nnembed.formulations.pieces import Contest, Kinks, TwoKinks, emit_activation, emit_max
 from nnembed.ir.nodes import Activation, Max, Node
 
@@ -48,7 +48,7 @@ class Sets:
     name = "sos1"
     summary = "sets of type 1 on positive and negative part: no binaries, no big-M"
     emits = Feature.LINEAR | Feature.SOS1
-    handles = ALL_KINDS
+    handles = CONTINUOUS
     exact = True
     needs_finite_bounds = False
 

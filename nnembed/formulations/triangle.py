@@ -6,7 +6,7 @@ For an open ReLU with proven ``L <= g <= U``
 
 A relaxation: it contains the graph of the network and more, so an optimum over it is a bound, not an answer. Any kink
 has the same three rows (mirrored where the kink is concave); a clip open at both ends has the two chords of its hull; a
-maximum has ``y >= x_i`` and ``y <= sum_i (x_i - l_i) + max_i l_i``.
+maximum has ``y >= x_i`` and ``y <= sum_i (x_i - l_i) + max_i l_i``; a step has the rows of *step* without integrality.
 
 Source: Ehlers, ATVA 2017. Assumes finite proven bounds.
 
@@ -29,7 +29,7 @@ from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows, scale_rows
 from nnembed.features import Feature
 from nnembed.formulations.bigm import ALL_KINDS, kink_column
-from nnembed.formulations.pieces import Contest, Kinks, TwoKinks, emit_activation, emit_max
+from nnembed.formulations.pieces import Contest, Kinks, TwoKinks, emit_activation, emit_max, relaxed_sides
 from nnembed.ir.nodes import Activation, Max, Node
 
 
@@ -50,7 +50,7 @@ class Triangle:
         if isinstance(node, Max):
             emit_max(node, bounds, block, sum_bound)
         elif isinstance(node, Activation):
-            emit_activation(node, bounds, block, triangle, two_chords)
+            emit_activation(node, bounds, block, triangle, two_chords, steps=relaxed_sides)
 
 
 def triangle(k: Kinks, block: BlockBuilder) -> Rows:

@@ -9,7 +9,7 @@ import numpy as np
 from nnembed.aliases import Array
 from nnembed.errors import SelfCheckFailed
 from nnembed.ir.network import Network, Reference
-from nnembed.ir.nodes import Affine, Kink
+from nnembed.ir.nodes import Affine, Kink, Step
 
 _UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float64": 2.0**-53}
 
@@ -40,6 +40,10 @@ def rounding_bound(network: Network, state: Mapping[str, Array], unit: float) ->
         elif isinstance(node, Kink):
             slope = np.maximum(np.abs(node.left), np.abs(node.right))
             total = slope * error[node.input] + 2 * unit * np.abs(state[node.output])
+        elif isinstance(node, Step):  # a threshold within reach of rounding may be passed
+            g, reach = state[node.input], error[node.input]
+            total = np.where((g - reach < 0) & (g + reach >= 0), np.abs(node.high - node.low), 0.0)
+            total = total + 2 * unit * np.abs(state[node.output])
         else:  # clip and max are 1-Lipschitz in the maximum norm
             total = node.evaluate(*(state[t] + error[t] for t in node.inputs)) - state[node.output]
             low = state[node.output] - node.evaluate(*(state[t] - error[t] for t in node.inputs))

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from nnembed.aliases import Array
 from nnembed.ir.network import Network
-from nnembed.ir.nodes import Affine, Clip, Kink, Max, Node
+from nnembed.ir.nodes import Affine, Clip, Kink, Max, Node, Step
 
 
 def gradient(network: Network, state: Mapping[str, Array], weights: Mapping[str, Array]) -> dict[str, Array]:
@@ -27,15 +27,28 @@ def gradient(network: Network, state: Mapping[str, Array], weights: Mapping[str,
     -------
     dict input name -> array (batch, n)
     """
+    flow = sensitivities(network, state, weights)
+    batch = len(next(iter(state.values())))
+    return {s.name: flow.get(s.name, np.zeros((batch, s.size))) for s in network.inputs}
+
+
+def sensitivities(network: Network, state: Mapping[str, Array], weights: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the gradient of ``sum_o weights[o] . o`` with respect to every tensor that it depends on.
+
+    Arguments and slopes at breakpoints as in `gradient`.
+
+    Returns
+    -------
+    dict tensor name -> array (batch, n)
+    """
     batch = len(next(iter(state.values())))
     flow = {name: np.broadcast_to(w, (batch, np.shape(w)[-1])) for name, w in weights.items()}
     for node in reversed(network.nodes):
-        down = flow.pop(node.output, None)
-        if down is None:
+        if node.output not in flow:
             continue
-        for source, part in _pull(node, state, down):
+        for source, part in _pull(node, state, flow[node.output]):
             flow[source] = flow[source] + part if source in flow else part
-    return {s.name: flow.get(s.name, np.zeros((batch, s.size))) for s in network.inputs}
+    return flow
 
 
 def _pull(node: Node, state: Mapping[str, Array], down: Array) -> list[tuple[str, Array]]:
@@ -47,6 +60,8 @@ def _pull(node: Node, state: Mapping[str, Array], down: Array) -> list[tuple[str
         return [(source, down * np.where(g > 0, node.right, node.left))]
     if isinstance(node, Clip):
         return [(source, down * ((g > node.lower) & (g < node.upper)))]
+    if isinstance(node, Step):
+        return [(source, np.zeros(g.shape))]
     if isinstance(node, Max):
         return [(source, _pull_max(node, g, down))]
     raise TypeError(f"no gradient for {node.kind}")

@@ -119,6 +119,27 @@ class Clip(Activation):
 
 
 @dataclass(frozen=True, eq=False)
+class Step(Activation):
+    """``high`` where ``g >= 0``, ``low`` below; any two finite numbers per neuron.
+
+    The one node that is not continuous. Its slope is zero everywhere, and next to the threshold rounding decides: two
+    ways of computing g that differ in the last digit may give two different answers.
+
+    Attributes
+    ----------
+    low, high : array of shape (n,)
+        Values below zero, and from zero on.
+    """
+
+    low: Array
+    high: Array
+
+    def evaluate(self, *values: Array) -> Array:
+        """See `Node.evaluate`."""
+        return np.where(values[0] >= 0, self.high, self.low)
+
+
+@dataclass(frozen=True, eq=False)
 class Max(Node):
     """The largest member of each group: pools and maxima of several tensors.
 

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from nnembed.aliases import Array
 from nnembed.ir.network import Network
-from nnembed.ir.nodes import Affine, Clip, Kink, Max, Node
+from nnembed.ir.nodes import Affine, Clip, Kink, Max, Node, Step
 
 #: y = slope g + offset where G g >= h, for one neuron over its layer's pre-activations
 _Choice = tuple[Array, float, Array, Array]
@@ -18,6 +18,9 @@ _Choice = tuple[Array, float, Array, Array]
 
 def enumerate_optimum(network: Network, low: Array, high: Array, weights: Array, *, maximize: bool = True) -> float:
     """Return the exact optimum of ``weights . outputs`` over a box.
+
+    Pieces are closed: at the threshold of a step both of its values count, so that the optimum is that of the network
+    and its limits, a supremum that the network itself need not reach.
 
     Parameters
     ----------
@@ -97,6 +100,11 @@ def _choices(node: Node, network: Network) -> list[list[_Choice]]:
                 (e, 0.0, np.stack([e, -e]), np.array([node.lower[i], -node.upper[i]])),
                 (0 * e, node.upper[i], e[None], np.array([node.upper[i]])),
             ]
+            for i, e in enumerate(unit)
+        ]
+    if isinstance(node, Step):
+        return [
+            [(0 * e, node.low[i], -e[None], np.zeros(1)), (0 * e, node.high[i], e[None], np.zeros(1))]
             for i, e in enumerate(unit)
         ]
     assert isinstance(node, Max)

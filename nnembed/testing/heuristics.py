@@ -141,3 +141,20 @@ def check_stops_in_time(heuristic: Heuristic, config: Config = DEFAULT) -> None:
         _candidates(heuristic, this, Budget(seconds))
         spent = time.perf_counter() - began
         assert spent <= seconds + config.grace, f"a budget of {seconds} s took {spent:.2f} s"
+
+
+@since("0.1")
+def check_stops_when_told(heuristic: Heuristic, config: Config = DEFAULT) -> None:
+    """Check: a budget whose clock ends before its seconds are over is obeyed, as the engine ends what stagnates."""
+    from nnembed.engine.effort import Leash
+
+    rng = np.random.default_rng(8)
+    network = chain([(100, "relu"), (100, "relu"), (1, "none")], 20, rng)
+    this = scene(network, -np.ones(20), np.ones(20))
+    began = time.perf_counter()
+    budget = Leash(60.0, ended=lambda: time.perf_counter() - began > 0.3)
+    with _session(heuristic, this) as session:
+        for _ in heuristic.run(this, session, budget, np.random.default_rng(0)):
+            pass
+    spent = time.perf_counter() - began
+    assert spent <= 0.3 + config.grace, f"told to stop after 0.3 s, it went on for {spent:.2f} s"

@@ -8,13 +8,17 @@ import numpy as np
 
 from nnembed.ir.linear import Dense
 from nnembed.ir.network import Network, TensorSpec
-from nnembed.ir.nodes import Affine, Clip, Max, Node, absolute, leaky_relu, relu
+from nnembed.ir.nodes import Affine, Clip, Max, Node, Step, absolute, leaky_relu, relu
 
+#: the continuous ones; "step" is a kind as well
 KINDS = ("relu", "leaky", "steep", "abs", "clip", "max", "none")
 
 
 def activation(kind: str, name: str, source: str, output: str, n: int, rng: np.random.Generator) -> Node:
-    """Return an activation layer by a short name; ``steep`` is a leaky ReLU with slopes above one and below zero."""
+    """Return an activation layer by a short name; ``steep`` is a leaky ReLU with slopes above one and below zero.
+
+    A ``step`` goes up or down, neuron by neuron.
+    """
     if kind == "relu":
         return relu(name, source, output, n)
     if kind == "leaky":
@@ -25,10 +29,12 @@ def activation(kind: str, name: str, source: str, output: str, n: int, rng: np.r
         return absolute(name, source, output, n)
     if kind == "clip":
         return Clip(name, (source,), output, rng.uniform(-1, 0, n), rng.uniform(0.1, 1, n))
+    if kind == "step":
+        return Step(name, (source,), output, rng.normal(size=n), rng.normal(size=n))
     if kind == "max":
         groups = np.stack([rng.choice(n, size=min(3, n), replace=True) for _ in range(max(1, n // 2))])
         return Max(name, (source,), output, groups)
-    raise ValueError(f"unknown kind {kind!r}; one of {KINDS}")
+    raise ValueError(f"unknown kind {kind!r}; one of {(*KINDS, 'step')}")
 
 
 def chain(layers: Sequence[tuple[int, str]], n_in: int, rng: np.random.Generator, *, skip: bool = False) -> Network:
@@ -75,7 +81,7 @@ def reference_networks() -> dict[str, Network]:
     Two or three inputs named ``x``, at most ten neurons, so that `enumerate_optimum` takes each of them.
     """
     found = {}
-    for kind in KINDS[:-1]:
+    for kind in (*KINDS[:-1], "step"):
         sizes = (2, 2) if kind == "clip" else (3, 2)
         layers = [(sizes[0], kind), (sizes[1], kind), (2, "none")]
         found[kind] = chain(layers, 2, np.random.default_rng(len(kind)))

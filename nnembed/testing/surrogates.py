@@ -57,7 +57,10 @@ def check_error_bound(surrogate: Surrogate, config: Config = DEFAULT) -> None:
     if twin.error_bound is None or not surrogate.sound:
         raise Unmet("no error bound is claimed for the whole box")
     low, high = bounds.low["x"][0], bounds.high["x"][0]
-    points = np.random.default_rng(2).uniform(low, high, (_SAMPLES, network.input_size))
+    rng = np.random.default_rng(2)
+    points = rng.uniform(low, high, (_SAMPLES, network.input_size))
+    corners = np.where(rng.random(points.shape) < 0.5, low, high)
+    points = np.concatenate([points, corners])
     error = np.abs(network(points) - twin.network(points)).max(axis=0)
     claimed = np.broadcast_to(np.asarray(getattr(twin.error_bound, "value", twin.error_bound), float), error.shape)
     assert (error <= claimed + 1e-9).all(), f"errors of {error.tolist()} on samples, {claimed.tolist()} are claimed"

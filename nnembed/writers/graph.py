@@ -16,7 +16,7 @@ from nnembed.aliases import Array, Index
 from nnembed.errors import InputError
 from nnembed.ir.linear import Convolution, LinearOperator, Selection, Sparse
 from nnembed.ir.network import Network, TensorSpec
-from nnembed.ir.nodes import Abs, Affine, Clip, Kink, Max, Node, Relu
+from nnembed.ir.nodes import Abs, Affine, Clip, Kink, Max, Node, Relu, Step
 
 _OPSET, _IR = 17, 8
 _LARGEST = 250_000_000  # entries of one weight matrix: 1 GB, half of what one ONNX file can hold
@@ -99,6 +99,9 @@ class _Graph:
         if isinstance(node, Clip):
             raised = self.add("Max", [sources[0], self.constant(node.lower)])
             return self.add("Min", [raised, self.constant(node.upper)])
+        if isinstance(node, Step):
+            on = self.add("GreaterOrEqual", [sources[0], self.constant(np.zeros(1))])
+            return self.add("Where", [on, self.constant(node.high), self.constant(node.low)])
         if isinstance(node, Max):
             members = [self._gather(sources[0], column) for column in node.groups.T]
             return self.add("Max", members) if len(members) > 1 else members[0]

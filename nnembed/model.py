@@ -78,6 +78,8 @@ class Model(linopy.Model):  # type: ignore[misc]
         tolerance: float = 1e-5,
         solver_options: Mapping[str, Any] | None = None,
         isolated: bool = False,
+        surrogate: Any = None,
+        target: float | None = None,
     ) -> Result:
         """Solve with all networks and check the answer against them.
 
@@ -98,6 +100,10 @@ class Model(linopy.Model):  # type: ignore[misc]
             Passed to the solver under its own names.
         isolated : bool
             Run the solver in a process of its own; see `nnembed.solve`.
+        surrogate : str, Surrogate or None
+            Search on sparser twins of the networks, for example ``"magnitude:0.5"``; see `nnembed.solve`.
+        target : float or None
+            Stop at the first point whose objective is at least this good.
 
         Returns
         -------
@@ -120,4 +126,6 @@ class Model(linopy.Model):  # type: ignore[misc]
             tolerance=tolerance,
             solver_options=solver_options,
             isolated=isolated,
+            surrogate=surrogate,
+            target=target,
         )

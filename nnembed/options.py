@@ -92,7 +92,7 @@ class Options:
     formulation : str, Formulation or mapping layer name -> either
         ``"auto"`` lets the plan choose per layer.
     bounds : str, tuple of str or Bounds
-        Bound tighteners to run in order of cost; ``"auto"`` is interval and CROWN.
+        Bound tighteners to run in order of cost; ``"auto"`` is CROWN, and more where it pays.
     heuristics : str or tuple of str
         ``"auto"``, ``"none"`` or names.
     start : object
@@ -111,6 +111,10 @@ class Options:
         Residual a certificate accepts, relative to ``1 + |y|``.
     isolated : bool
         Run the solver in a process of its own.
+    surrogate : str, Surrogate or None
+        Twins to search on.
+    target : float or None
+        Objective at which to stop.
     """
 
     backend: Any = "auto"
@@ -127,6 +131,8 @@ class Options:
     tolerance: float = 1e-5
     solver_options: Mapping[str, Any] = field(default_factory=dict)
     isolated: bool = False
+    surrogate: Any = None
+    target: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that no step could use."""
@@ -136,6 +142,8 @@ class Options:
             raise InputError(f"gap={self.gap}; give a relative gap >= 0, for example 1e-4")
         if self.threads < 1:
             raise InputError(f"threads={self.threads}; give a number >= 1")
+        if self.target is not None and self.target != self.target:
+            raise InputError("target=nan; give the objective at which to stop, or None")
 
     @property
     def budget(self) -> Budget:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _UsageError: Any = typer.BadParameter.__mro__[1]
 _ClickError: Any = typer.BadParameter.__mro__[2]
 
-BUILT_IN = ("demo", "inspect", "check", "bounds", "optimize", "plugins")
+BUILT_IN = ("demo", "inspect", "check", "bounds", "optimize", "surrogate", "plugins")
 
 
 class Commands(TyperGroup):

@@ -12,9 +12,9 @@ import scipy.sparse as sp
 
 from nnembed.aliases import Array
 from nnembed.bounds.box import input_bounds
-from nnembed.engine.embed import embed
+from nnembed.engine.embed import embed_for
 from nnembed.engine.region import read_constraints
-from nnembed.engine.solve import Run
+from nnembed.engine.solve import run_of
 from nnembed.errors import InputError, UnknownName
 from nnembed.hosts.arrays import ArrayModel
 from nnembed.ir.network import Network
@@ -44,6 +44,8 @@ def maximize(
     tolerance: float = 1e-5,
     solver_options: Mapping[str, Any] | None = None,
     isolated: bool = False,
+    surrogate: Any = None,
+    target: float | None = None,
 ) -> Result:
     """Maximise a weighted sum of outputs over a box of inputs.
 
@@ -59,10 +61,10 @@ def maximize(
         One or a list of ``(A, lower, upper)`` or objects with ``A``, ``lb``, ``ub``
         (`scipy.optimize.LinearConstraint`), over the inputs, or over inputs and outputs joined, inputs first.
     backend, formulation, bounds, heuristics, time_limit, gap, threads, seed, executor, progress, tolerance,
-    solver_options, isolated
+    solver_options, isolated, surrogate, target
         As in `solve`.
-    start : array, dict of arrays or Result
-        Inputs to start from.
+    start : array, dict of arrays, Result, "auto" or None
+        Inputs to start from, moved where they break bounds or constraints.
 
     Returns
     -------
@@ -75,7 +77,7 @@ def maximize(
     """
     options = Options(
         backend, formulation, bounds, heuristics, start, time_limit, gap, threads, seed, executor, progress, tolerance,
-        dict(solver_options or {}), isolated,
+        dict(solver_options or {}), isolated, surrogate, target,
     )  # fmt: skip
     return _extreme(network, box, objective, constraints, options, maximize=True)
 
@@ -101,11 +103,13 @@ def minimize(
     tolerance: float = 1e-5,
     solver_options: Mapping[str, Any] | None = None,
     isolated: bool = False,
+    surrogate: Any = None,
+    target: float | None = None,
 ) -> Result:
     """Minimise a weighted sum of outputs over a box of inputs; everything as in `maximize`."""
     options = Options(
         backend, formulation, bounds, heuristics, start, time_limit, gap, threads, seed, executor, progress, tolerance,
-        dict(solver_options or {}), isolated,
+        dict(solver_options or {}), isolated, surrogate, target,
     )  # fmt: skip
     return _extreme(network, box, objective, constraints, options, maximize=False)
 
@@ -122,12 +126,12 @@ def _extreme(
     low, high = (np.concatenate([side[s.name][0] for s in network.inputs]) for side in (inputs.low, inputs.high))
     model = ArrayModel(low, high, maximize=maximize)
     columns = _columns(network)
-    embed(model, network, columns, formulation=options.formulation, bounds=options.bounds, attach=False)
+    embed_for(options, model, network, columns, None, options.formulation, options.bounds, attach=False)
     model.cost = np.concatenate([np.zeros(len(low)), weights])
     for matrix, lower, upper in read_constraints(constraints, network):
         wide = sp.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], model.n_columns))
         model.add_rows(wide, lower, upper)
-    result = Run(model, replace(options, start=_start(network, options.start))).result()
+    result = run_of(model, replace(options, start=_start(network, options.start))).result()
     if result.point is None:
         return result
     flat = result.point[: len(low)]

@@ -12,18 +12,22 @@ from nnembed.block import Block
 from nnembed.certificate import Certificate, certify, relative_gap
 from nnembed.embedding import Embedding, embeddings_of, emit_block, make_plan
 from nnembed.engine.bilinear import Refinement
+from nnembed.engine.choose import choose_backend
 from nnembed.engine.cuts import asks, cuts_of, strengthened
+from nnembed.engine.dual_side import DualSide
 from nnembed.engine.embed import derive_bounds, find_host, tell_block
 from nnembed.engine.explain import explain
+from nnembed.engine.inject import Beside
 from nnembed.engine.interrupt import stop_on_interrupt
-from nnembed.engine.lower import chain_to_come, lower_for, needs_after, refusal
+from nnembed.engine.lower import chain_to_come, lower_for
 from nnembed.engine.narrowed import ForThisSolve
+from nnembed.engine.pushed import eased
 from nnembed.engine.recover import better_of, repaired, trivial_bound
 from nnembed.engine.split import Splitting
 from nnembed.engine.start import StartSearch, better, chosen_heuristics, is_plan, offer
-from nnembed.errors import InputError, Unavailable, UnknownName, UnsupportedFeature
+from nnembed.errors import InputError
 from nnembed.events import Event, HeuristicFinished, Incumbent, Solved
-from nnembed.features import Availability, Capability, Feature, missing
+from nnembed.features import Capability, missing
 from nnembed.heuristics.scene import Point
 from nnembed.hooks.manager import Registry, registry
 from nnembed.keywords import explicit
@@ -51,6 +55,8 @@ def solve(
     tolerance: float = 1e-5,
     solver_options: Mapping[str, Any] | None = None,
     isolated: bool = False,
+    surrogate: Any = None,
+    target: float | None = None,
 ) -> Result:
     """Solve a user's model together with the networks embedded in it.
 
@@ -61,13 +67,14 @@ def solve(
     ----------
     model : linopy.Model, nnembed.Model or nnembed.ArrayModel
     backend : str or Backend
-        ``"auto"`` is HiGHS.
+        ``"auto"`` is HiGHS; ``"none"`` asks no solver: the answer is what heuristics find, with a proven bound.
     formulation, bounds : as in `embed`, or None
         None keeps what each embedding was made with; otherwise it applies to every embedding that is not attached.
     heuristics : str or tuple of str
         ``"auto"``, ``"none"`` or names.
-    start : Result, array over the model's variables, or None
-        A point to start from.
+    start : Result, array over the model's variables, "auto" or None
+        A point to start from; one that breaks rows is moved to a feasible point near it. "auto" and None leave it to
+        the heuristics.
     time_limit : float or None
         Wall-clock seconds for the whole call; 0 returns at once with what is known.
     gap : float
@@ -84,6 +91,11 @@ def solve(
     isolated : bool
         Run the solver in a process of its own, which costs about half a second: a solver that crashes, hangs or runs
         out of memory then gives status "error" with the best point and bound it had told.
+    surrogate : str, Surrogate or None
+        Search on sparser twins of the networks, for example ``"magnitude:0.5"``, and evaluate every point found on the
+        networks themselves; the answer and its bound are the networks' own, see `nnembed.surrogate`.
+    target : float or None
+        Stop at the first point whose objective is at least this good.
 
     Returns
     -------
@@ -101,9 +113,18 @@ def solve(
     """
     options = Options(
         backend, "auto", "auto", heuristics, start, time_limit, gap, threads, seed, executor, progress, tolerance,
-        dict(solver_options or {}), isolated,
+        dict(solver_options or {}), isolated, surrogate, target,
     )  # fmt: skip
-    return Run(model, options, formulation, bounds).result()
+    return run_of(model, options, formulation, bounds).result()
+
+
+def run_of(model: Any, options: Options, formulation: Any = None, bounds: Any = None) -> Run:
+    """Return the run that the options ask for."""
+    if options.surrogate is None:
+        return Run(model, options, formulation, bounds)
+    from nnembed.engine.passing import SurrogateRun
+
+    return SurrogateRun(model, options, formulation, bounds)
 
 
 @dataclass(eq=False)
@@ -116,6 +137,8 @@ class Run:
     bounds: Any = None
     history: list[HistoryEntry] = field(default_factory=list)
     phases: dict[str, float] = field(default_factory=dict)
+    maximize: bool = False
+    reached: bool = False  # the target
 
     def __post_init__(self) -> None:
         """Start the clock and find host and parts."""
@@ -138,28 +161,48 @@ class Run:
         from nnembed.report.progress import show
 
         title = ", ".join(e.name for e in self.embeddings) or "model"
-        with stop_on_interrupt() as stopped, show(self.options.progress, title) as draw:
+        with stop_on_interrupt() as asked, show(self.options.progress, title) as draw:
 
             def on_event(event: Event) -> None:
                 self._remember(event)
                 draw(event)
                 self.registry.notify(event)
 
-            stated, own, layers = self._phase("compile", self._problem)
-            backend = choose_backend(stated, self.options, self.registry)
-            problem = self._phase("compile", lambda: lower_for(stated, own, layers, backend, self.registry))
-            search = StartSearch(problem, backend, self.heuristics, self.options, self.clock, on_event, stopped)
-            point = self._phase("start", search.run)
-            solution, point = self._phase("split", lambda: self._split(problem, point, on_event, stopped))
-            if solution is not None:
-                pass  # proved without the solver
-            elif missing(problem.needs, backend.accepts):  # only products can be missing here
-                refinement = Refinement(problem, backend, self.options, self.clock, on_event, stopped)
-                solution = self._phase("solve", lambda: refinement.run(point))
-            else:
-                solution = self._direct(problem, backend, point, on_event, stopped)
-            on_event(Solved(self.clock.elapsed, solution.status, solution.objective, solution.bound))
-            return self._report(problem, solution, backend)
+            return self.run(on_event, lambda: asked() or self.reached)
+
+    def run(self, on_event: Callable[[Event], None], stopped: Callable[[], bool]) -> Result:
+        """Run all phases, telling `on_event` and asking `stopped`."""
+        stated, own, layers = self._phase("compile", self._problem)
+        backend = choose_backend(stated, self.options, self.registry)
+        problem = self._phase("compile", lambda: lower_for(stated, own, layers, backend, self.registry))
+        solution = self.solution(problem, backend, on_event, stopped)
+        if self.reached and solution.status == "interrupted":
+            solution = replace(solution, status="feasible", message="stopped at the target")
+        on_event(Solved(self.clock.elapsed, solution.status, solution.objective, solution.bound))
+        return self._report(problem, solution, backend)
+
+    def solution(
+        self, problem: Problem, backend: Backend, on_event: Callable[[Event], None], stopped: Callable[[], bool]
+    ) -> Solution:
+        """Search a first point, and solve."""
+        search = StartSearch(problem, backend, self.heuristics, self.options, self.clock, on_event, stopped)
+        point = self._phase("start", search.run)
+        solution, point = self._phase("split", lambda: self._split(problem, point, on_event, stopped))
+        if solution is not None:
+            return solution  # proved without the solver
+        products = bool(missing(problem.needs, backend.accepts))  # nothing else can be missing here
+        if search.named or not products:
+            point = self._phase("heuristics", lambda: search.deepen(point))
+        dual = DualSide(problem, stopped, self.options, self.clock)
+        solution = self._phase("bound", lambda: dual.before(point))
+        if solution is not None:
+            return solution
+        if products:
+            refinement = Refinement(problem, backend, self.options, self.clock, on_event, stopped)
+            solution = self._phase("solve", lambda: refinement.run(point))
+        else:
+            solution = self._direct(search, point)
+        return self._phase("bound", lambda: dual.after(solution))
 
     # ---- phases -------------------------------------------------------------------------------
 
@@ -174,25 +217,23 @@ class Run:
         known = found is not None and (point is None or not is_plan(point) or better(problem, found, point))
         return solution, found if known else point
 
-    def _direct(
-        self,
-        problem: Problem,
-        backend: Backend,
-        point: Point | None,
-        on_event: Callable[[Event], None],
-        stopped: Callable[[], bool],
-    ) -> Solution:
+    def _direct(self, search: StartSearch, point: Point | None) -> Solution:
         """Hand the problem over as it is, solve it, and make the answer follow the networks exactly."""
+        problem, backend, stopped = search.problem, search.backend, search.stopped
         strong = self._phase("cuts", lambda: strengthened(problem, backend, self.options, self.clock, stopped))
         left = None if self.options.time_limit is None else self.clock.remaining
-        with self._phase("hand-over", lambda: backend.load(strong, replace(self.options, time_limit=left))) as session:
+        helpers = search.beside
+        options = replace(self.options, time_limit=left, threads=self.options.threads - bool(helpers))
+        with self._phase("hand-over", lambda: backend.load(eased(strong), options)) as session:
             start = point if Capability.MIP_START in backend.capabilities else None
             if asks(problem, backend) and (cuts := cuts_of(problem)):
                 session.separate(cuts)
-            solution = self._phase("solve", lambda: run_session(session, start, on_event, stopped))
+            with Beside(helpers, search, point, session) as beside:
+                solution = self._phase("solve", lambda: run_session(session, start, beside.heard, beside.stopped))
             if solution.duals is not None:
                 solution = replace(solution, duals=solution.duals[: problem.n_rows])
-            solution = better_of(problem, solution, point)
+            for known in (point, beside.best):
+                solution = better_of(problem, solution, known)
             return self._phase("recover", lambda: repaired(problem, solution, session, self.options))
 
     def _phase(self, name: str, work: Callable[[], Any]) -> Any:
@@ -209,9 +250,20 @@ class Run:
             self.history.append(HistoryEntry(now, event.objective, event.bound, event.source))
         elif isinstance(event, HeuristicFinished) and event.objective is not None:
             self.history.append(HistoryEntry(now, event.objective, None, event.name))
+        else:
+            return
+        if self.options.target is not None and event.objective is not None:
+            sign = -1.0 if self.maximize else 1.0
+            self.reached |= sign * event.objective <= sign * self.options.target
 
     def _problem(self) -> tuple[Problem, Problem, list[Overlay]]:
-        """Return the model with its networks, without those that are not attached, and these."""
+        """Return the model with its networks, without those that are not attached, and these; written for its rows."""
+        own, layers = self._own()
+        own, layers = self.rows.narrow(own, layers)
+        return overlay(own, layers), own, layers
+
+    def _own(self) -> tuple[Problem, list[Overlay]]:
+        """Return the model without the networks that are not attached, and these."""
         for embedding in self.embeddings:
             self._refresh(embedding)
         for embedding in self.embeddings * (len(self.embeddings) - 1):
@@ -228,8 +280,8 @@ class Run:
             for e in self.embeddings
             if e.attached.labels is not None
         ]
-        own, layers = self.rows.narrow(replace(compiled, placements=tuple(inside)), layers)
-        return overlay(own, layers), own, layers
+        self.maximize = compiled.maximize
+        return replace(compiled, placements=tuple(inside)), layers
 
     def _refresh(self, embedding: Embedding) -> None:
         """Derive bounds and block again where the model's box has grown or other choices were made for this solve."""
@@ -314,64 +366,6 @@ def honest(history: Sequence[HistoryEntry], bound: float | None, maximize: bool)
     sign = -1.0 if maximize else 1.0
     edge = sign * bound + 1e-9 * (1 + abs(bound))
     return tuple(h if h.bound is None or sign * h.bound <= edge else replace(h, bound=None) for h in history)
-
-
-def lacking_features(problem: Problem, backend: Backend, reg: Registry) -> list[str]:
-    """Return what a solver lacks; products of the objective can be relaxed with linear rows and binaries."""
-    needs = needs_after(problem, backend, reg)
-    if problem.quadratic is not None and missing(needs, backend.accepts):
-        needs = needs & ~(Feature.QUADRATIC_OBJECTIVE | Feature.NONCONVEX) | Feature.INTEGER
-    return missing(needs, backend.accepts)
-
-
-def choose_backend(problem: Problem, options: Options, reg: Registry) -> Backend:
-    """Return the solver, installed and able to take the problem.
-
-    Raises
-    ------
-    UnknownName, Unavailable, UnsupportedFeature
-    """
-    choice = options.backend
-    backends: dict[str, Backend] = reg.parts("backend")
-    if isinstance(choice, str) and choice == "auto":
-        able = tuple(n for n, b in backends.items() if b.available() and not lacking_features(problem, b, reg))
-        choice = reg.plugins.hook.nnembed_choose_backend(problem=problem, available=able, options=options)
-        if choice is None:
-            raise UnsupportedFeature(
-                f"no installed solver takes this model, which needs {problem.needs}; installed: {', '.join(backends)}"
-            )
-    if isinstance(choice, str) and choice not in backends:
-        known = "gurobi", "scip"
-        if choice in known:
-            raise Unavailable(
-                f"solver {choice!r} comes with the package nnembed-{choice}; run: pip install nnembed-{choice}"
-            )
-        raise UnknownName("backend", choice, backends)
-    backend: Backend = reg.get("backend", choice)
-    if not (state := backend.available()):
-        raise Unavailable(
-            f"solver {backend.name!r} cannot be used: {state.reason}; {remedy(backend, state, reg)} or choose another "
-            "backend="
-        )
-    if lacking := lacking_features(problem, backend, reg):
-        raise UnsupportedFeature(refusal(problem, backend, lacking, reg))
-    return apart(backend) if options.isolated else backend
-
-
-def remedy(backend: Backend, state: Availability, reg: Registry) -> str:
-    """Return what makes an unavailable solver available."""
-    if state is Availability.NO_LICENSE:
-        return "set up its licence"
-    homes = {e.name: e.distribution.split()[0] for e in reg.entries() if e.extension_point == "backend"}
-    home = homes.get(backend.name)
-    return f"run: pip install --upgrade {home}" if home else "install it"
-
-
-def apart(backend: Backend) -> Backend:
-    """Return a backend that runs in a process of its own."""
-    from nnembed.backends.isolated import Isolated
-
-    return backend if isinstance(backend, Isolated) else Isolated(backend)
 
 
 def run_session(

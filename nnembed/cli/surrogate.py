@@ -1,0 +1,101 @@
+"""``nnembed surrogate``: a smaller twin of a network, as an ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nnembed.cli.common import (
+    JsonFlag,
+    NetArgument,
+    QuietFlag,
+    Report,
+    SeedOption,
+    Shared,
+    ThreadsOption,
+    TimeOption,
+    execute,
+    records,
+    shorten,
+)
+from nnembed.cli.values import read_box
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MethodOption = Annotated[
+    str,
+    typer.Option("--method", help='Surrogate, options after a colon: "magnitude:scope=global"; see `nnembed plugins`.'),
+]
+SparsityOption = Annotated[
+    float | None,
+    typer.Option("--sparsity", help="Share of the weights to take away; default: the method's.", show_default=False),
+]
+OutOption = Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write the twin (ONNX).")]
+TwinBoxOption = Annotated[
+    str | None,
+    typer.Option("--box", metavar="LO,HI|FILE", help="Where to prove how far the twin may be off.", show_default=False),
+]
+
+
+def surrogate(
+    net: NetArgument,
+    out: OutOption,
+    *,
+    method: MethodOption = "magnitude",
+    sparsity: SparsityOption = None,
+    box: TwinBoxOption = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = 1,
+    time_limit: TimeOption = None,
+) -> int:
+    """Make a smaller twin of a network, prove how far it may be off, and write it to a file."""
+    shared = Shared(as_json, quiet, seed, threads, time_limit)
+    return execute(shared, lambda: _surrogate(shared, net, out, method, sparsity, box))
+
+
+def _surrogate(shared: Shared, path: Path, out: Path, method: str, sparsity: float | None, box: str | None) -> Report:
+    import nnembed
+
+    sides = None if box is None else read_box(box)
+    network = nnembed.load(path)
+    twin = nnembed.surrogate(
+        network,
+        method,
+        sparsity=sparsity,
+        box=sides,
+        time_limit=shared.time_limit,
+        threads=shared.threads,
+        seed=shared.seed,
+    )
+    rounding = nnembed.save(twin.network, out)
+    report, error = twin.report, twin.error_bound
+    assert report is not None
+    facts: dict[str, Any] = {
+        "command": "surrogate",
+        "network": str(path),
+        "out": str(out),
+        "method": method,
+        "sparsity": report.sparsity,
+        "weights": report.weights,
+        "nonzeros": report.nonzeros,
+        "layers": records(report.summary()),
+        "error_bound": error,
+        "rounding": rounding,
+        "seed": shared.seed,
+        "threads": shared.threads,
+    }
+    proof = "no box, nothing proved" if error is None else f"off by at most {error.max(initial=0.0):.6g} on the box"
+    line = f"{out}: {report.nonzeros} of {report.weights} weights, {proof}"
+
+    def show(console: Console) -> None:
+        console.print(report.summary())
+        if error is not None:
+            console.print(f"error at most {shorten(error)} on the box", markup=False, soft_wrap=True)
+        console.print(f"{line}; the file differs by {rounding:.2g} through rounding", markup=False, soft_wrap=True)
+
+    return Report(facts, line, show)

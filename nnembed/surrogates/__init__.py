@@ -1,0 +1,1 @@
+"""Smaller twins of networks, and how far they may be from the original."""

@@ -67,7 +67,10 @@ class OpReader(Protocol):
 
 
 class BoundTightener(Named, Protocol):
-    """Narrows bounds; run in order of `cost` until the budget ends. `sound` says the result is a proof."""
+    """Narrows bounds; run in order of `cost` until the budget ends. `sound` says the result is a proof.
+
+    Optional: ``pays(bounds)`` is asked before, and False leaves the method out.
+    """
 
     sound: bool
     cost: int
@@ -122,12 +125,21 @@ class Lowering(Named, Protocol):
 
 
 class Surrogate(Named, Protocol):
-    """Builds a smaller twin of a network; `sound` says its error bound holds on the whole box (provisional)."""
+    """Builds a smaller twin of a network; `sound` says its error bound holds on the whole box (provisional).
+
+    The fields of a surrogate that is a dataclass are its options: users set them by name, and strings such as
+    ``"magnitude:0.5,scope=global"`` do; a bare number is the field `sparsity`. A field `labels` is given the classes of
+    the samples where there are any.
+    """
 
     sound: bool
 
     def build(self, network: Network, bounds: Bounds, samples: Array | None, budget: Budget) -> Any:
-        """Return the twin with its error bound."""
+        """Return a `nnembed.Twin` with the network's inputs and outputs.
+
+        `bounds` has at least the inputs, which are infinite where the user gives no box; the twin's `error_bound` may
+        be None, then it is found by `nnembed.surrogates.difference`.
+        """
         ...
 
 
@@ -297,7 +309,11 @@ class Candidate:
 
 
 class Heuristic(Named, Protocol):
-    """Finds good points (provisional)."""
+    """Finds good points (provisional).
+
+    Optional: ``improve(embedded, points, budget)`` yields candidates better than the best of `points` (s, drivers),
+    from there on; points that were found on sparser twins of the networks are polished with it.
+    """
 
     requires: Capability
 

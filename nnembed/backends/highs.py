@@ -3,13 +3,14 @@
 Facts this file works around (highspy 1.15): status codes are returned, not raised; the number of threads is global to
 the
 process, so a run after another one with a different number fails until the scheduler is reset; a starting point that is
-infeasible is dropped silently.
+infeasible is dropped silently; presolve calls some problems infeasible that are not, even linear ones of three rows.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ from nnembed.protocols import Conflict, Solution
 if TYPE_CHECKING:
     from nnembed.problem import Problem
 
+_AGAIN = (5.0, 10.0)  # checking a claim of infeasibility may take so many seconds and so many times what it took
+_HUGE = 1e15  # coefficients from here on are refused
+_TOO_LARGE = "coefficients of 1e15 and more; tighten the bounds of the networks' inputs or rescale them"
 _IRREDUCIBLE = 3  # HighsIis.status_: every member is needed
 _STATUS = {
     "kOptimal": "optimal",
@@ -135,8 +139,7 @@ class HighsSession:
         self._check(highs.changeColsIntegrality(len(whole), columns, np.zeros(len(whole), np.uint8)), "integrality")
         self._limit()
         self._run()
-        found = highs.getInfo().primal_solution_status == self._api.SolutionStatus.kSolutionStatusFeasible
-        x = np.array(highs.getSolution().col_value) if found else None
+        x = np.array(highs.getSolution().col_value) if self._has_point() else None
         self.set_bounds(whole, problem.lower[whole], problem.upper[whole])
         self._check(highs.changeColsIntegrality(len(whole), columns, np.ones(len(whole), np.uint8)), "integrality")
         highs.clearSolver()
@@ -181,22 +184,49 @@ class HighsSession:
         self._stop = False
         if self._clock.expired:
             return Solution("time_limit", message="no time left to solve")
-        self._limit()
         removers = self._listen(on_event, should_stop)
         try:
-            code = self._run()
+            code, status = self._run_checked()
         finally:
             for remove in removers:
                 remove()
         if code == self._api.HighsStatus.kError:
             return Solution("error", message=f"HiGHS stopped with an error ({self._highs.getModelStatus()})")
-        return self._result()
+        return self._result(status)
 
-    def _limit(self) -> None:
+    def _limit(self, at_most: float = np.inf) -> None:
         """Tell HiGHS the time that is left; it counts from its first run."""
-        remaining = self._clock.remaining
-        if np.isfinite(remaining):
-            self._option("time_limit", float(remaining) + self._highs.getRunTime())
+        chosen = self._options.solver_options.get("time_limit", np.inf)
+        remaining = min(self._clock.remaining, at_most, chosen)
+        self._option("time_limit", float(remaining) + (self._highs.getRunTime() if np.isfinite(remaining) else 0.0))
+
+    def _run_checked(self) -> tuple[Any, str]:
+        """Run, and again without presolve where nothing was found; return HiGHS's code and model status.
+
+        A claim of infeasibility stands unless the second run refutes it within the time that it may take.
+        """
+        self._limit()
+        started = self._clock.elapsed
+        code, status = self._run(), self._highs.getModelStatus().name
+        if status != "kInfeasible" or self._clock.expired or self._options.solver_options.get("presolve") == "off":
+            return code, status
+        left = _AGAIN[0] + _AGAIN[1] * (self._clock.elapsed - started)
+        self._option("presolve", "off")
+        try:
+            self._limit(left)
+            again, found = self._run(), self._highs.getModelStatus().name
+            if found == "kTimeLimit" and self._has_point() and not self._clock.expired:
+                self._limit()
+                again, found = self._run(), self._highs.getModelStatus().name
+        finally:
+            self._option("presolve", self._options.solver_options.get("presolve", "choose"))
+            self._limit()
+        refuted = again != self._api.HighsStatus.kError and (found in ("kOptimal", "kUnbounded") or self._has_point())
+        return (again, found) if refuted else (code, status)
+
+    def _has_point(self) -> bool:
+        found = self._highs.getInfo().primal_solution_status
+        return bool(found == self._api.SolutionStatus.kSolutionStatusFeasible)
 
     def _run(self) -> Any:
         code = self._highs.run()
@@ -247,13 +277,13 @@ class HighsSession:
             source.subscribe(function)
         return [functools.partial(source.unsubscribe, function) for source, function in pairs]
 
-    def _result(self) -> Solution:
+    def _result(self, code: str) -> Solution:
         highs, problem = self._highs, self._problem
-        info, code = highs.getInfo(), highs.getModelStatus().name
+        info = highs.getInfo()
         status = _STATUS.get(code, "error")
         if status == "interrupted" and self._clock.expired:
             status = "time_limit"
-        has_point = info.primal_solution_status == self._api.SolutionStatus.kSolutionStatusFeasible
+        has_point = self._has_point()
         solution = highs.getSolution()
         x = np.array(solution.col_value) if has_point else None
         mixed = bool(problem.integer.any())
@@ -267,10 +297,12 @@ class HighsSession:
             status = "feasible" if status == "time_limit" else "interrupted"
         if status == "infeasible_or_unbounded":
             status = self._decide()
+        if status in ("infeasible", "unbounded"):
+            x = None
         duals = np.array(solution.row_dual) if solution.dual_valid and not mixed else None
         return Solution(
             status,
-            x if status not in ("infeasible", "unbounded") else None,
+            x,
             problem.objective(x) if x is not None else None,
             bound if bound is not None and np.isfinite(bound) else None,
             int(max(info.mip_node_count, 0)),
@@ -282,10 +314,9 @@ class HighsSession:
         """Tell infeasible from unbounded: without an objective only infeasibility remains."""
         n, cost = self._problem.n_columns, self._problem.cost
         self.set_cost(np.arange(n), np.zeros(n))
-        self._run()
-        feasible = self._highs.getModelStatus().name == "kOptimal"
+        _, found = self._run_checked()
         self.set_cost(np.arange(n), cost)
-        return "unbounded" if feasible else "infeasible"
+        return {"kOptimal": "unbounded", "kInfeasible": "infeasible", "kTimeLimit": "time_limit"}.get(found, "error")
 
     # ---- why infeasible -----------------------------------------------------------------------
 
@@ -331,7 +362,7 @@ class HighsSession:
 
     def _set_options(self, options: Options) -> None:
         self._option("output_flag", False)
-        self._option("threads", options.threads)
+        self._option("threads", min(options.threads, os.cpu_count() or 1))  # a thousand threads take 15 s to start
         self._option("mip_rel_gap", float(options.gap))
         self._option("random_seed", int(options.seed) % (2**31))
         self._user_options(options.solver_options)
@@ -368,7 +399,7 @@ class HighsSession:
             matrix.data,
             integrality,
         )
-        self._check(code, "passModel")
+        self._check(code, "passModel" if matrix.nnz == 0 or np.abs(matrix.data).max() < _HUGE else _TOO_LARGE)
         if problem.quadratic is not None:
             lower = sp.csc_array(sp.tril(problem.quadratic))
             flat = (lower.indptr.astype(np.int32), lower.indices.astype(np.int32), lower.data)

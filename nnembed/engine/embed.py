@@ -14,6 +14,7 @@ import numpy as np
 from nnembed.aliases import Array
 from nnembed.bounds.box import Bounds, input_bounds
 from nnembed.bounds.cache import cache_at
+from nnembed.bounds.choose import automatic
 from nnembed.bounds.ladder import climb
 from nnembed.embedding import Embedding, embeddings_of, emit_block, lower_block, make_plan, record
 from nnembed.engine.lower import chain_to_come
@@ -27,9 +28,6 @@ from nnembed.keywords import explicit
 from nnembed.options import Budget, Options
 from nnembed.problem import InputMap
 from nnembed.protocols import BoundTightener, Host
-
-_DEFAULT_METHODS = ("crown",)  # CROWN runs interval arithmetic on its way
-_REGION_METHODS = ("fbbt", "crown")
 
 
 @explicit
@@ -53,7 +51,7 @@ def tighten(
         them by input name.
     methods : str or sequence
         Names of registered tighteners or objects; run in order of cost. ``"auto"`` is CROWN, after the propagation of
-        constraints where there are any.
+        constraints where there are any, and alpha-CROWN or FastC2V after it where many neurons are left open.
     budget : Budget or None
         Seconds for all of it, and what else may be spent.
     constraints : linear constraints or None
@@ -88,11 +86,11 @@ def tighten(
     return climb(start, parts, budget, cache=cache_at(cache))
 
 
-def tighteners(methods: Any, reg: Registry, *, region: bool = False) -> list[BoundTightener]:
-    """Return the tightener objects that an option stands for; `region` says that rows are known beside the box."""
-    if isinstance(methods, str):
-        methods = (_REGION_METHODS if region else _DEFAULT_METHODS) if methods == "auto" else (methods,)
-    elif not isinstance(methods, Sequence):
+def tighteners(methods: Any, reg: Registry, *, region: bool = False, splits: bool = False) -> list[BoundTightener]:
+    """Return the tightener objects that an option stands for; see `automatic` for `region` and `splits`."""
+    if isinstance(methods, str) and methods == "auto":
+        return automatic(lambda name: reg.get("bound tightener", name), region=region, splits=splits)
+    if isinstance(methods, str) or not isinstance(methods, Sequence):
         methods = (methods,)
     if not methods:
         raise InputError("no bound method given; bounds='auto' or names such as ('interval', 'crown')")
@@ -160,6 +158,23 @@ def embed(
     UnsupportedFeature
         If formulation and host do not fit together. Nothing is left in the model on any error.
     """
+    options = Options() if backend is None else Options(backend=backend)
+    return embed_for(options, model, network, x, name, formulation, bounds, attach=attach, backend=backend)
+
+
+def embed_for(
+    options: Options,
+    model: Any,
+    network: Network,
+    x: Any,
+    name: str | None = None,
+    formulation: Any = "auto",
+    bounds: Any = "auto",
+    *,
+    attach: bool,
+    backend: str | None = None,
+) -> Embedding:
+    """Put a network into a model that is solved with `options`, as far as they are known; else as `embed`."""
     if not isinstance(network, Network):
         raise InputError(f"embed needs a network from nnembed.load, got {type(network).__name__}")
     reg = registry()
@@ -168,10 +183,11 @@ def embed(
     if name in embeddings_of(model):
         raise InputError(f"the model already contains a network named {name!r}; pass another name=")
     inputs = host.parse(model, network.inputs, x)
-    found = derive_bounds(host, model, network, inputs, bounds, Budget(), reg)
+    splits = not attach and isinstance(formulation, str) and formulation == "auto"
+    found = derive_bounds(host, model, network, inputs, bounds, Budget(), reg, splits=splits)
     accepts = host.accepts if attach else Feature.LINEAR | Feature.INTEGER | host.accepts
     by = host.name if attach else ""
-    plan, parts = make_plan(network, found, formulation, accepts, reg, Options(), name, host=by)
+    plan, parts = make_plan(network, found, formulation, accepts, reg, options, name, host=by)
     block = emit_block(network, found, parts)
     plan = replace(plan, stable=block.presolved)
     if attach:
@@ -220,9 +236,17 @@ def free_name(network: Network, model: Any) -> str:
 
 
 def derive_bounds(
-    host: Host, model: Any, network: Network, inputs: InputMap, choice: Any, budget: Budget, reg: Registry
+    host: Host,
+    model: Any,
+    network: Network,
+    inputs: InputMap,
+    choice: Any,
+    budget: Budget,
+    reg: Registry,
+    *,
+    splits: bool = True,
 ) -> Bounds:
-    """Return bounds of a network over the box its inputs have in the model now."""
+    """Return bounds of a network over the box its inputs have in the model now; see `automatic` for `splits`."""
     low, high = host.input_box(model, inputs)
     refuse_open_box(host, model, network, inputs, low, high)
     start = input_bounds(network, _by_name(network, inputs.batch, low, high))
@@ -234,7 +258,7 @@ def derive_bounds(
     def tell(method: str, seconds: float, unstable: int) -> None:
         reg.notify(BoundsTightened(started.elapsed, method, unstable))
 
-    return climb(start, tighteners(choice, reg), budget, tell)
+    return climb(start, tighteners(choice, reg, splits=splits), budget, tell)
 
 
 def _given_bounds(network: Network, given: Bounds, start: Bounds) -> Bounds:

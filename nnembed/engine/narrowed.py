@@ -103,7 +103,7 @@ class ForThisSolve:
         left = None if self.options.time_limit is None else _PART * self.clock.remaining
         budget = replace(self.options.budget, seconds=left)
         box = embedding.box()
-        return bounds_for(problem, layer, tighteners(methods, self.registry, region=True), box, budget)
+        return bounds_for(problem, layer, tighteners(methods, self.registry, region=True, splits=True), box, budget)
 
 
 def bounds_for(

@@ -27,6 +27,8 @@ class ForwardStart:
     name = "forward"
     summary = "best of 2000 forward passes, then projected gradient steps"
     requires = Capability.MIP_START
+    automatic = True
+    brief = True
 
     def run(self, embedded: Scene, session: object, budget: Budget, rng: np.random.Generator) -> Iterator[Candidate]:
         """Yield points of the drivers, each better than the last."""
@@ -37,6 +39,11 @@ class ForwardStart:
         yield Candidate({"drivers": {"x": points[best]}}, float(score[best]))
         keep = np.lexsort((-score, violation > 1e-7))[:16]
         for better, value in self._climb(embedded, points[keep], clock):
+            yield Candidate({"drivers": {"x": better}}, value)
+
+    def improve(self, embedded: Scene, points: Array, budget: Budget) -> Iterator[Candidate]:
+        """Yield better points than the best of some points of the drivers (s, k), by gradient steps from them."""
+        for better, value in self._climb(embedded, embedded.clip(points), budget.start()):
             yield Candidate({"drivers": {"x": better}}, value)
 
     def _sample(self, scene: Scene, rng: np.random.Generator, clock: Clock) -> tuple[Array, Array, Array]:
@@ -51,7 +58,8 @@ class ForwardStart:
             count = min(step, _SAMPLES - done)
             points = scene.clip(rng.uniform(scene.lower, scene.upper, (count, k)))
             if done == 0:
-                points[0] = scene.clip(0.5 * (scene.lower + scene.upper)[None])[0]
+                first = np.concatenate([scene.clip(0.5 * (scene.lower + scene.upper)[None]), scene.known])[:count]
+                points[: len(first)] = first
             score, violation, _, _ = scene.evaluate(points)
             top = np.lexsort((-score, violation > 1e-7))[:16]
             kept.append((points[top], score[top], violation[top]))

@@ -59,6 +59,8 @@ class Scene:
     lower, upper : arrays (k,)
         Their box, made finite where the model's is not.
     integer : bool array (k,)
+    known : array (m, k)
+        Points worth going on from, best first: the user's start, what other heuristics have found.
     """
 
     def __init__(self, problem: Problem):
@@ -72,6 +74,7 @@ class Scene:
         self.drivers = self.visible[self._free]
         self.lower, self.upper = self._finite_box()
         self.integer = problem.integer[self.drivers]
+        self.known: Array = np.zeros((0, len(self.drivers)))
         self._order = self._topological(read, written)
         self._reads = [self._over_visible(p) for p in problem.placements]
         self._writes = [np.searchsorted(self.visible, w) for w in written]
@@ -156,9 +159,19 @@ class Scene:
         excess: Array = np.maximum(np.maximum(low - value, value - high), 0.0).max(axis=1)
         return excess
 
-    def ascent(self, values: Array, states: list[dict[str, Array]]) -> Array:
-        """Return the gradient of the score with respect to the drivers, (s, k)."""
+    @property
+    def side(self) -> tuple[sp.csr_array, Array, Array] | None:
+        """Rows over visible columns only, with their two sides; None where there are none."""
+        return self._side
+
+    def ascent(self, values: Array, states: list[dict[str, Array]], pressure: Array | None = None) -> Array:
+        """Return the gradient of the score with respect to the drivers, (s, k).
+
+        `pressure` (s, visible columns) is added to the score's own slope over the visible columns.
+        """
         flow = np.tile(self._cost, (len(values), 1))
+        if pressure is not None:
+            flow += pressure
         if self._quadratic is not None:
             flow += (self._quadratic @ values.T).T
         for i in reversed(self._order):
@@ -169,6 +182,14 @@ class Scene:
             flat = [slope[s.name].reshape(len(values), batch * s.size) for s in network.inputs]
             flow += (self._reads[i].T @ np.concatenate(flat, axis=1).T).T
         return flow[:, self._free]
+
+    def over_drivers(self, i: int) -> sp.csr_array:
+        """Return the inputs of placement i as functions of the drivers, as far as they are drivers; (inputs, k)."""
+        return sp.csr_array(sp.csc_array(self._reads[i])[:, self._free])
+
+    def know(self, point: Array) -> None:
+        """Put a point of the drivers (k,) before the known ones."""
+        self.known = np.concatenate([self.clip(point[None]), self.known])
 
     def clip(self, points: Array) -> Array:
         """Return points projected on the box, integers rounded."""

@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from nnembed.backends.highs import Highs
+from nnembed.errors import SolverError
 from nnembed.options import Options
 from nnembed.problem import Problem
 
@@ -128,3 +129,37 @@ def test_an_interrupted_session_solves_on():
     assert stopped.status == "interrupted"
     assert again.status == "optimal"
     assert again.objective == pytest.approx(again.bound)
+
+
+def test_a_feasible_problem_that_presolve_calls_infeasible_is_solved():
+    """HiGHS 1.15.1 says "infeasible" to three rows over five columns, unless presolve is off."""
+    rows = [
+        [1.1826195002974313, 0, 0, 0],
+        [0.5327571791374917, -1.2628954585106371, 1, 0],
+        [0.04673645744332728, 0.03547121025246665, 0, 1],
+    ]
+    lower = [0.7257814821074909, 1.2246237814367436, -0.0059263290958871]
+    upper = [INF, 1.2246237814367436, -0.0059263290958871]
+    low = [0.5817297005875097, 0.1171407686010115, 1.0093639338901557, -0.04194308506742957]
+    high = [0.6817297005875097, 0.1171407686010115, 1.0456044662084925, -0.03876386165619103]
+    p = problem(rows, lower, upper, low, high, [0, 0, 2.2712564729611504, 0.3191344740854057], maximize=True)
+    found = solve(p)
+    assert found.status == "optimal"
+    assert (p.matrix @ found.x >= p.row_lower - 1e-6).all()
+    assert found.objective == pytest.approx(solve(p, solver_options={"presolve": "off"}).objective)
+
+
+def test_infeasible_stays_infeasible_and_limits_of_the_user_hold():
+    p = problem([[1, 1]], [3], [INF], [0, 0], [1, 1], [1, 1], [1, 0])
+    for options in ({}, {"time_limit": 5.0}, {"solver_options": {"time_limit": 5.0}}):
+        assert solve(p, **options).status == "infeasible"
+
+
+def test_more_threads_than_processors_are_no_burden():
+    assert solve(problem([[1, 1]], [-INF], [4], [0, 0], [3, 3], [1, 2], maximize=True), threads=10**6).objective == 7.0
+
+
+def test_refused_coefficients_are_named():
+    p = problem([[1e16, 1]], [-INF], [4], [0, 0], [3, 3], [1, 2])
+    with pytest.raises(SolverError, match=r"1e15.*tighten the bounds"):
+        solve(p)

@@ -1,0 +1,170 @@
+"""The portfolio: climbs bred from elites, exact programs over regions and over few neurons, by what pays."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from nnembed.aliases import Array
+from nnembed.errors import BoxError, InputError
+from nnembed.features import Capability
+from nnembed.heuristics.scene import Scene
+from nnembed.options import Budget
+from nnembed.protocols import Candidate
+
+from nnembed_walk.breeding import Breeder, Pool, slopes
+from nnembed_walk.exact import Exact
+from nnembed_walk.kinks import kink_ranges
+from nnembed_walk.patience import Patience
+from nnembed_walk.terrain import Terrain
+
+_STALE = 15  # rounds without a new elite after which breeding begins anew
+_FINE = 0.1  # steps of climbers that only refine an elite, relative to the others'
+
+
+class Walk:
+    """See the module.
+
+    Parameters
+    ----------
+    batch : int
+        Points that climb together; fewer where networks are large.
+    steps : int
+        Steps of a climb.
+    programs : bool
+        Solve linear and mixed-integer programs over regions in between.
+    """
+
+    name = "walk"
+    summary = "portfolio: climbs bred from elites, region programs, small mixed-integer neighbourhoods"
+    requires = Capability.MIP_START
+    automatic = True
+
+    def __init__(self, batch: int = 32, steps: int = 150, *, programs: bool = True):
+        if batch < 2 or steps < 1:
+            raise InputError(f"batch={batch} must be at least 2, steps={steps} at least 1")
+        self.batch, self.steps, self.programs = batch, steps, programs
+
+    def run(self, embedded: Scene, session: object, budget: Budget, rng: np.random.Generator) -> Iterator[Candidate]:
+        """Yield points of the drivers, each better than the last; see `protocols.Heuristic`."""
+        terrain, patience = Terrain(embedded, budget, rng), Patience(budget)
+        if not terrain.k:
+            yield from terrain.offer(np.zeros((1, 0)))
+            return
+        state = _State(terrain, terrain.batch(self.batch), self.steps)
+        exact = None
+        try:
+            yield from state.begin()
+            if self.programs and terrain.is_linear:
+                exact = Exact(terrain)
+            while not terrain.clock.expired and patience.go_on(terrain.record.score):
+                yield from state.round()
+                if exact is not None and not (yield from self._programs(exact, state)):
+                    return
+        finally:
+            terrain.close()
+
+    def _programs(self, exact: Exact, state: _State) -> Generator[Candidate, None, bool]:
+        """Give programs a turn; False where the model is unbounded, which is for the solver to tell."""
+        try:
+            yield from exact.turn(state.pool, state.work)
+        except BoxError:
+            return False
+        return True
+
+
+@dataclass(eq=False)
+class _State:
+    """The climbing part: the present pool, the best of former ones, and the work done in seconds of a usual machine."""
+
+    terrain: Terrain
+    batch: int
+    steps: int
+    work: float = 0.0
+    stale: int = 0
+    pool: Pool = field(init=False)
+    former: Pool = field(init=False)
+    breeder: Breeder = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin without elites."""
+        terrain = self.terrain
+        kinks = terrain.record.look(terrain.uniform(1)).kinks.shape[1]
+        self.pool, self.former = Pool(terrain.k, kinks), Pool(terrain.k, kinks)
+        self.breeder = Breeder(terrain.lower, terrain.upper, terrain.chain, terrain.rng)
+
+    def begin(self) -> Iterator[Candidate]:
+        """Look at uniform points and at corners that slopes point to; climb from them."""
+        starts = self.fresh(self.batch)
+        yield from self.terrain.offer(starts, settle=0)
+        if not self.terrain.clock.expired:
+            yield from self._climb(starts, np.full(self.batch, 0.1))
+
+    def fresh(self, count: int) -> Array:
+        """Return starts that owe nothing to elites: half uniform, half corners that slopes point to."""
+        terrain, half = self.terrain, count // 2
+        points = terrain.uniform(count)
+        if half:
+            if terrain.chain is not None:
+                points[:half] = np.where(self._relaxed_slopes(half) > 0, terrain.upper, terrain.lower)
+            else:
+                slope = np.empty((half, terrain.k))
+                terrain.field(half, np.float64)(points[:half], slope)
+                points[:half] = np.where(slope > 0, terrain.upper, terrain.lower)
+        terrain.project(points)
+        return points
+
+    def _relaxed_slopes(self, count: int) -> Array:
+        """Return slopes with the open neurons as CROWN's upper line has them, and with random states around that."""
+        chain = self.terrain.chain
+        assert chain is not None
+        low, high = kink_ranges(self.terrain.scene)
+        opened = (low < 0) & (high > 0)
+        line = np.where(opened, high / np.where(opened, high - low, 1.0), (low >= 0).astype(float))
+        states = np.where(self.terrain.rng.random((count, len(line))) < line, 1.0, 0.0)
+        states[0] = line
+        return slopes(chain, states)
+
+    def round(self) -> Iterator[Candidate]:
+        """Climb once from bred and a few fresh starts."""
+        if self.stale >= _STALE:
+            self._renew()
+        if len(self.pool) < 3:
+            yield from self._climb(self.fresh(self.batch), np.full(self.batch, 0.1))
+            return
+        bred = self.batch - max(1, self.batch // 8)
+        starts, ways = self.breeder.breed(self.pool, bred)
+        step = self.terrain.rng.choice([0.05, 0.1, 0.15], self.batch)
+        starts = np.concatenate([starts, self.fresh(self.batch - bred)])
+        starts[bred - 1], step[bred - 1] = self.pool.points[0], _FINE * 0.1
+        self.terrain.project(starts)
+        stayed = yield from self._climb(starts, step)
+        self.breeder.learn(ways, stayed[:bred])
+
+    def _climb(self, starts: Array, step: Array) -> Generator[Candidate, None, np.ndarray]:
+        terrain = self.terrain
+        ends, score = terrain.climb(starts, self.steps, step)
+        if not len(ends):
+            return np.zeros(len(starts), dtype=bool)
+        yield from terrain.offer(ends[[int(score.argmax())]])
+        look = terrain.record.look(ends)
+        stayed = self.pool.add(ends, score, look.kinks > 0)
+        self.stale = 0 if stayed.any() else self.stale + 1
+        self.work += self._price()
+        return stayed
+
+    def _price(self) -> float:
+        """Return about how many seconds a climb takes, counted, not measured, so that runs can be repeated."""
+        chain = self.terrain.chain
+        weights = chain.size if chain is not None else 4 * self.terrain.record.problem_size
+        return self.batch * self.steps * (4e-11 * weights + 1e-8 * self.terrain.k) + 1e-4 * self.steps
+
+    def _renew(self) -> None:
+        """Put the pool's best away and begin with others; every second time with the best of all former ones."""
+        self.former.add(self.pool.points[:2], self.pool.scores[:2], self.pool.patterns[:2])
+        again = len(self.former) >= 4 and self.terrain.rng.random() < 0.5
+        self.pool = Pool(self.terrain.k, self.pool.kinks)
+        if again:
+            self.pool.add(self.former.points, self.former.scores, self.former.patterns)
+        self.stale = 0

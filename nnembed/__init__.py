@@ -24,6 +24,7 @@ _WHERE = {
     "Network": "nnembed.ir.network",
     "Result": "nnembed.result",
     "TensorSpec": "nnembed.ir.network",
+    "Twin": "nnembed.surrogates.twin",
     "embed": "nnembed.engine",
     "hookimpl": "nnembed.hooks",
     "load": "nnembed.engine",
@@ -32,6 +33,7 @@ _WHERE = {
     "product": "nnembed.engine",
     "save": "nnembed.engine",
     "solve": "nnembed.engine",
+    "surrogate": "nnembed.engine.surrogate",
     "tighten": "nnembed.engine",
     "NnembedError": "nnembed.errors",
     "ModelFileError": "nnembed.errors",
@@ -71,6 +73,7 @@ __all__ = [
     "SelfCheckFailed",
     "SolverError",
     "TensorSpec",
+    "Twin",
     "Unavailable",
     "UnknownKeyword",
     "UnknownName",
@@ -86,10 +89,14 @@ __all__ = [
     "product",
     "save",
     "solve",
+    "surrogate",
     "tighten",
 ]
 
+_NAMESPACES = "bounds", "formulations"  # bound methods and formulations as classes, for those with options
+
 if TYPE_CHECKING:
+    import nnembed.formulations  # noqa: F401 - known to type checkers as an attribute
     from nnembed.bounds.box import Bounds
     from nnembed.certificate import Certificate
     from nnembed.embedding import Embedding
@@ -99,6 +106,7 @@ if TYPE_CHECKING:
     from nnembed.engine.multiply import product
     from nnembed.engine.saving import save
     from nnembed.engine.solve import solve
+    from nnembed.engine.surrogate import surrogate
     from nnembed.errors import (
         BoxError,
         CertificateFailed,
@@ -123,10 +131,13 @@ if TYPE_CHECKING:
     from nnembed.model import Model
     from nnembed.options import Budget
     from nnembed.result import Result
+    from nnembed.surrogates.twin import Twin
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name on first use."""
+    if name in _NAMESPACES:
+        return importlib.import_module(f"nnembed.{name}")
     if name not in _WHERE:
         raise AttributeError(f"module 'nnembed' has no attribute {name!r}")
     value = getattr(importlib.import_module(_WHERE[name]), name)

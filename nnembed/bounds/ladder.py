@@ -56,7 +56,8 @@ def climb(
         At least the inputs; a batch with repeated boxes is worked on once per distinct box. A region joins the points:
         then methods that use it see them all, the others each distinct one.
     methods : sequence of BoundTightener
-        The first one always runs, so that every tensor is bounded.
+        The first one always runs, so that every tensor is bounded. One that has ``pays(bounds)`` is left out where
+        that is false for what the methods before it have found.
     budget : Budget
     tell : callable
         Hears (method, seconds since the start, unstable neurons) after each method.
@@ -69,6 +70,9 @@ def climb(
     for method in sorted(methods, key=lambda m: m.cost):
         if clock.expired and bounds.complete:
             break
+        pays: Callable[[Bounds], bool] | None = getattr(method, "pays", None)
+        if pays is not None and bounds.complete and not pays(bounds):
+            continue
         rest = budget if budget.seconds is None else replace(budget, seconds=clock.remaining)
         bounds = _step(method, bounds, rest) if cache is None else cache.through(method, bounds, rest, _step)
         if not bounds.complete:

@@ -25,8 +25,8 @@ from nnembed.problem import Problem
 from nnembed.protocols import Solution
 
 _MOST_COLUMNS = 8  # decisions of one component: beyond, boxes outgrow neurons
-_TRIAL = 0.3  # seconds that are always spent
-_PATIENCE = 3.0  # go on while what is left is expected to take no longer than this many times what was spent
+_TRIAL = 0.2  # seconds that are always spent
+_PATIENCE = 1.5  # go on while what is left is expected to take no longer than this many times what was spent
 _FINE = 1e-7  # relative gap that is worth as much time again
 _WINDOW = 6  # rounds over which progress is measured
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import time
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -11,6 +13,22 @@ from nnembed.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+def refuse_no_number(
+    name: str, value: object, wanted: str, *, least: float = 0, whole: bool = False, optional: bool = False
+) -> None:
+    """Raise an error that names the option unless `value` is a number (a whole one) of at least `least`.
+
+    Raises
+    ------
+    InputError
+    """
+    if value is None and optional:
+        return
+    fits = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
+    if not fits or not value >= least:  # type: ignore[operator]
+        raise InputError(f"{name}={value!r}; give {wanted}")
 
 
 @dataclass(frozen=True)
@@ -42,14 +60,10 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be a budget."""
-        if self.seconds is not None and not self.seconds >= 0:
-            raise InputError(f"a budget of {self.seconds} seconds; give a number >= 0 or None for no limit")
-        if self.threads < 1:
-            raise InputError(f"threads={self.threads}; give a number >= 1")
-        if self.lps is not None and not self.lps >= 0:
-            raise InputError(f"a budget of {self.lps} linear programs; give a number >= 0 or None for no limit")
-        if self.layer_seconds is not None and not self.layer_seconds >= 0:
-            raise InputError(f"layer_seconds={self.layer_seconds}; give a number >= 0 or None for no limit")
+        refuse_no_number("seconds", self.seconds, "a number >= 0 or None for no limit", optional=True)
+        refuse_no_number("threads", self.threads, "a whole number >= 1", least=1, whole=True)
+        refuse_no_number("lps", self.lps, "a number of programs >= 0 or None for no limit", optional=True)
+        refuse_no_number("layer_seconds", self.layer_seconds, "seconds >= 0 or None for no limit", optional=True)
 
     def start(self) -> Clock:
         """Start the clock of this budget."""
@@ -136,14 +150,15 @@ class Options:
 
     def __post_init__(self) -> None:
         """Refuse values that no step could use."""
-        if self.time_limit is not None and not self.time_limit >= 0:
-            raise InputError(f"time_limit={self.time_limit}; give seconds >= 0 or None for no limit")
-        if not self.gap >= 0:
-            raise InputError(f"gap={self.gap}; give a relative gap >= 0, for example 1e-4")
-        if self.threads < 1:
-            raise InputError(f"threads={self.threads}; give a number >= 1")
-        if self.target is not None and self.target != self.target:
-            raise InputError("target=nan; give the objective at which to stop, or None")
+        refuse_no_number("time_limit", self.time_limit, "seconds >= 0 or None for no limit", optional=True)
+        refuse_no_number("gap", self.gap, "a relative gap >= 0, for example 1e-4")
+        refuse_no_number("tolerance", self.tolerance, "a residual >= 0, for example 1e-5")
+        refuse_no_number("threads", self.threads, "a whole number >= 1", least=1, whole=True)
+        refuse_no_number("seed", self.seed, "a whole number >= 0", whole=True)
+        if not hasattr(self.solver_options, "items"):
+            raise InputError(f"solver_options={self.solver_options!r}; give a dict of the solver's own options by name")
+        wanted = "the objective at which to stop, or None"
+        refuse_no_number("target", self.target, wanted, least=-math.inf, optional=True)
 
     @property
     def budget(self) -> Budget:

@@ -298,6 +298,30 @@ def units(low: Array, high: Array, matrix: sp.csr_array) -> Array:
     return unit
 
 
+def visible(unit: Array, size: Array, extent: Array) -> Array:
+    """Return smaller units where an output would drown in a solver's tolerances in units of its input.
+
+    A neuron with inputs up to 1e7 and outputs up to 5 has, in units of 1e7, outputs below 1e-6: solvers take them for
+    zero. The output is kept at 2^-7, as far as the input then stays below 2^16.
+
+    Parameters
+    ----------
+    unit : array
+        As from `units`.
+    size, extent : arrays
+        Largest absolute value of the pre-activation, and by how much the output may move.
+    """
+    told = (unit != 1.0) & np.isfinite(extent) & (extent > 0) & np.isfinite(size)
+    most = np.maximum(np.log2(np.where(told, extent, 1.0)) + 7, np.log2(np.where(told, size, 1.0)) - 16)
+    return np.where(told, np.minimum(unit, np.exp2(np.round(most))), unit)
+
+
+def drowned(unit: Array, extent: Array) -> Mask:
+    """Return which outputs of ordinary extent come out below 1e-4 in their units, where solvers mistake them."""
+    found: Mask = (extent >= _SANE[0]) & (extent / unit < _SANE[0])
+    return found
+
+
 def _largest(matrix: sp.csr_array) -> Array:
     """Return the largest absolute entry of each row."""
     found = np.zeros(matrix.shape[0])

@@ -197,3 +197,42 @@ def test_a_huge_coefficient_is_told():
     with pytest.warns(CoefficientWarning, match="'steep'.*1.0e[+]09.*rescale"):
         embedding = nn.embed(nn.ArrayModel([-1.0], [1.0]), net, np.arange(1))
     assert "1.0e+09" in str(embedding.summary())
+
+
+def narrow_clips(seed, size=2.0**20):
+    """Return a network whose clips span 1 to 5 of inputs that reach `size`."""
+    rng = np.random.default_rng(seed)
+    t = {n: TensorSpec(n, (k,)) for n, k in {"x": 2, "g": 3, "h": 3, "y": 1}.items()}
+    nodes = (
+        Affine("a", ("x",), "g", (Dense(rng.normal(size=(3, 2)) * size),), rng.normal(size=3) * size / 4),
+        Clip("c", ("g",), "h", np.full(3, -0.5), np.array([0.5, 2.5, 4.5])),
+        Affine("b", ("h",), "y", (Dense(rng.normal(size=(1, 3))),), np.zeros(1)),
+    )
+    return Network((t["x"],), (t["y"],), nodes, t)
+
+
+@pytest.mark.parametrize("formulation", ["auto", "sos1", "indicator"])
+@pytest.mark.parametrize("seed", range(4))
+def test_outputs_do_not_drown_in_the_units_of_their_inputs(formulation, seed):
+    net = narrow_clips(seed)
+    want = enumerate_optimum(net, *BOX, np.ones(1))
+    result = nn.maximize(net, BOX, formulation=formulation, heuristics="none", progress=False)
+    assert result.status == "optimal"
+    assert result.objective == pytest.approx(want, rel=1e-4, abs=1e-5)
+    assert result.bound >= want - 1e-5
+
+
+def test_outputs_that_drown_all_the_same_are_told():
+    with pytest.warns(CoefficientWarning, match="'c'.*may return a wrong optimum.*rescale"):
+        nn.embed(nn.ArrayModel(*BOX), narrow_clips(0, 1e13), np.arange(2), attach=False)
+
+
+@given(st.integers(0, 10**6))
+def test_visible_units_keep_what_can_be_kept(seed):
+    rng = np.random.default_rng(seed)
+    size, extent = 10.0 ** rng.uniform(4, 12, 20), 10.0 ** rng.uniform(-6, 4, 20)
+    unit = np.exp2(np.round(np.log2(size)))
+    made = presolve.visible(unit, size, np.minimum(extent, size))
+    assert (made <= unit).all() and (np.log2(made) == np.round(np.log2(made))).all()
+    assert (size / made < 2.0**17).all()
+    assert ((np.minimum(extent, size) / made > 2.0**-8) | (size / made > 2.0**15)).all()

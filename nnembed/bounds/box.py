@@ -275,12 +275,19 @@ def _by_input(network: Network, value: Any, side: str) -> dict[str, Array]:
             split = network.split_inputs(value)
         except InputError as error:
             raise BoxError(f"{side} side of the box: {error}") from None
-        return {spec.name: np.asarray(v, float) for spec, v in split.items()}
-    array = np.asarray(value, float)
+        return {spec.name: _numbers(v, side) for spec, v in split.items()}
+    array = _numbers(value, side)
     if array.ndim == 0:
         return {spec.name: array for spec in network.inputs}
     names = [s.name for s in network.inputs]
     raise BoxError(f"{network.name} has inputs {names}; give the box as a pair of dicts by input name")
+
+
+def _numbers(value: Any, side: str) -> Array:
+    try:
+        return np.asarray(value, float)
+    except (TypeError, ValueError):
+        raise BoxError(f"{side} side of the box: {value!r:.80} is no number or array of numbers") from None
 
 
 def _flat(array: Array, spec: TensorSpec, lead: tuple[int, ...]) -> Array:

@@ -22,12 +22,12 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from nnembed import __version__
 from nnembed.aliases import Array
 from nnembed.bounds.box import Bounds, Provenance
 from nnembed.errors import InputError
@@ -161,7 +161,7 @@ class BoundCache:
 def key_of(method: BoundTightener, bounds: Bounds) -> str:
     """Return the name under which the result of a method on these inputs is kept."""
     h = hashlib.sha256()
-    feed(h, (_FORMAT, version("nnembed"), bounds.network.digest, tuple(bounds.network.tensors), method.name, method))
+    feed(h, (_FORMAT, __version__, bounds.network.digest, tuple(bounds.network.tensors), method.name, method))
     for spec in bounds.network.inputs:
         feed(h, (bounds.low[spec.name] + 0.0, bounds.high[spec.name] + 0.0))
     feed(h, bounds.region)

@@ -18,7 +18,7 @@ from nnembed.bounds.lp_pieces import emit
 from nnembed.bounds.lp_region import join
 from nnembed.bounds.lp_relaxation import Relaxation, widen
 from nnembed.ir.network import Network
-from nnembed.ir.nodes import Affine, Clip, Kink, Max
+from nnembed.ir.nodes import Affine, Clip, Kink, Max, Step
 from nnembed.options import Budget, Clock
 from nnembed.parallel import count_of, run_tasks, shares
 
@@ -60,6 +60,7 @@ def layers(network: Network) -> list[Layer]:
         n = len(node.bias)
         breaks = [np.where(r.left != r.right, 0.0, np.nan) for r in readers if isinstance(r, Kink)]
         breaks += [end for r in readers if isinstance(r, Clip) for end in (r.lower, r.upper)]
+        breaks += [np.where(r.low != r.high, 0.0, np.nan) for r in readers if isinstance(r, Step)]
         matrix = np.stack(breaks, axis=1) if breaks else np.zeros((n, 0))
         maxima = tuple(r for r in readers if isinstance(r, Max))
         found.append(Layer(node.output, position, matrix, maxima, node.output in outputs))

@@ -179,6 +179,8 @@ def embed_for(
         raise InputError(f"embed needs a network from nnembed.load, got {type(network).__name__}")
     reg = registry()
     host = _serving(find_host(model, reg), backend, attach=attach)
+    if name is not None and not isinstance(name, str):
+        raise InputError(f"name={name!r}; give a string, the prefix of the network's names in the model")
     name = name or free_name(network, model)
     if name in embeddings_of(model):
         raise InputError(f"the model already contains a network named {name!r}; pass another name=")

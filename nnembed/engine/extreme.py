@@ -77,7 +77,7 @@ def maximize(
     """
     options = Options(
         backend, formulation, bounds, heuristics, start, time_limit, gap, threads, seed, executor, progress, tolerance,
-        dict(solver_options or {}), isolated, surrogate, target,
+        solver_options or {}, isolated, surrogate, target,
     )  # fmt: skip
     return _extreme(network, box, objective, constraints, options, maximize=True)
 
@@ -109,7 +109,7 @@ def minimize(
     """Minimise a weighted sum of outputs over a box of inputs; everything as in `maximize`."""
     options = Options(
         backend, formulation, bounds, heuristics, start, time_limit, gap, threads, seed, executor, progress, tolerance,
-        dict(solver_options or {}), isolated, surrogate, target,
+        solver_options or {}, isolated, surrogate, target,
     )  # fmt: skip
     return _extreme(network, box, objective, constraints, options, maximize=False)
 

@@ -113,7 +113,7 @@ def solve(
     """
     options = Options(
         backend, "auto", "auto", heuristics, start, time_limit, gap, threads, seed, executor, progress, tolerance,
-        dict(solver_options or {}), isolated, surrogate, target,
+        solver_options or {}, isolated, surrogate, target,
     )  # fmt: skip
     return run_of(model, options, formulation, bounds).result()
 

@@ -53,12 +53,14 @@ def nnembed_formulations() -> Iterable[Formulation]:
     from nnembed.formulations.onehot import OneHot
     from nnembed.formulations.partition import Partition
     from nnembed.formulations.sos1 import Sets
+    from nnembed.formulations.step import StepIdeal, StepRows
     from nnembed.formulations.triangle import Triangle
     from nnembed.formulations.zhat import ZHat
 
     hulls: tuple[Formulation, ...] = ZHat(), Partition(), Extended(), Ideal(), OneHot(), Dependency(), Hull()
     maxima: tuple[Formulation, ...] = Maxout(), MaxSplit(), MaxExtended()
-    return [TwoRow(), Slack(), Sets(), Indicator(), Complementarity(), Native(), Triangle(), *hulls, *maxima]
+    steps: tuple[Formulation, ...] = StepRows(), StepIdeal()
+    return [TwoRow(), Slack(), Sets(), Indicator(), Complementarity(), Native(), Triangle(), *hulls, *maxima, *steps]
 
 
 @hookimpl

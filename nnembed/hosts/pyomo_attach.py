@@ -68,7 +68,8 @@ def attach(model: Any, block: Block, inputs: InputMap, outputs: Sequence[Spec], 
             rows = _filled_rows([a * b <= 0 for a, b in pairs])
             home.add_component(free_name(home, "complementary"), rows)
             products = list(rows.values())
-        _place(model, home, name, Note(_needed(inputs, own), tuple(own), None, tuple(products), tuple(pairs)))
+        needed = (*_needed(inputs, own), *columns)  # a fixed input that no neuron reads is in no row
+        _place(model, home, name, Note(needed, tuple(own), None, tuple(products), tuple(pairs)))
     return Attached(given, labels_of(own), labels_of(columns), _remover(home, own))
 
 

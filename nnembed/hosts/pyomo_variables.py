@@ -89,7 +89,7 @@ class Note:
     Attributes
     ----------
     variables : tuple of VarData
-        Inputs and outputs: columns of a problem even where no row of the user has them.
+        Inputs, outputs and columns of ours: columns of a problem even where no row has them.
     outputs : tuple of VarData
     guard : Constraint or None
         The row that keeps others from solving a model whose network was only declared.

@@ -12,6 +12,8 @@ import nnembed as nn
 from nnembed.errors import BoxError, InputError, UnsupportedFeature, WrongModel
 from nnembed.features import Feature
 from nnembed.hosts.pyomo import PyomoHost
+from nnembed.ir.linear import Dense
+from nnembed.ir.nodes import Affine, relu
 from nnembed.testing import chain, enumerate_optimum, random_network
 
 pyo = pytest.importorskip("pyomo.environ")
@@ -422,3 +424,21 @@ def test_bad_models_and_names(net):
             nn.embed(m, net, m.x, name=name)
     with pytest.raises(UnsupportedFeature, match="INDICATOR"):
         HOST.attach(m, SimpleNamespace(needs=Feature.LINEAR | Feature.INDICATOR), None, (), "d")
+
+
+@pytest.mark.parametrize("fixed", [0, 1])
+def test_a_number_as_input_that_no_neuron_reads(fixed):
+    import pyomo.environ as po
+
+    weight = np.ones((2, 2))
+    weight[:, fixed] = 0.0
+    t = {n: nn.TensorSpec(n, (k,)) for n, k in {"x": 2, "g": 2, "h": 2}.items()}
+    nodes = (Affine("a", ("x",), "g", (Dense(weight),), np.array([-0.5, 0.5])), relu("r", "g", "h", 2))
+    net = nn.Network((t["x"],), (t["h"],), nodes, t, name="net")
+    model = po.ConcreteModel()
+    model.x = po.Var(bounds=(-1, 1))
+    emb = nn.embed(model, net, [0.25, model.x] if fixed == 0 else [model.x, 0.25])
+    model.goal = po.Objective(expr=sum(emb.outputs.values()), sense=po.maximize)
+    result = nn.solve(model, progress=False)
+    assert result.status == "optimal"
+    assert result.objective == pytest.approx(2.0)

@@ -252,7 +252,7 @@ def set_parameters(env: Any, options: Options) -> None:
     UnknownName, InputError
         If one of ``options.solver_options`` does not exist or has a value that Gurobi refuses.
     """
-    env.setParam("Threads", options.threads)
+    env.setParam("Threads", min(options.threads, 1024))  # Gurobi takes no more
     env.setParam("MIPGap", float(options.gap))
     env.setParam("Seed", int(options.seed) % 2_000_000_000)
     _set_user_parameters(env, options.solver_options)

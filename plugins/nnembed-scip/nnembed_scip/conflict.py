@@ -3,12 +3,13 @@
 SCIP's own search for an irreducible infeasible subset finds the rows. With ``iis/removebounds`` it would take out
 bounds too, but then it returns nothing at all for a row that has no integer between its sides (SCIP 10.0). So bounds
 are left out here, one column after the other, as long as what remains is proven to have no point; where SCIP cannot
-tell within a second, the bounds count as needed.
+tell within a second, the bounds count as needed. The binaries of indicator rows keep theirs: SCIP negates them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
 
@@ -57,7 +58,12 @@ def _rows(problem: Problem, seconds: float) -> Index | None:
     model.optimize()
     if model.getStatus() != "infeasible":
         return None
-    found = model.generateIIS()
+    with ThreadPoolExecutor(1) as pool:  # SCIP 10.0 fails here on some problems with sets, by a plain Exception
+        search = pool.submit(model.generateIIS)
+        wait([search])
+    if search.exception() is not None:
+        return None
+    found = search.result()
     if not (found.isSubscipInfeasible() and found.isSubscipIrreducible()):
         return None
     numbers = [row_number(c.name) for c in found.getSubscip().getConss()]
@@ -67,6 +73,7 @@ def _rows(problem: Problem, seconds: float) -> Index | None:
 def _columns(problem: Problem, remaining: Callable[[], float]) -> Index | None:
     """Return the columns whose bounds are needed; a column in no row and no condition is not."""
     bounded = np.flatnonzero(np.isfinite(problem.lower) | np.isfinite(problem.upper))
+    bounded = np.setdiff1d(bounded, np.concatenate([np.zeros(0, np.intp), *(r.binary for r in problem.indicators)]))
     free = _without(problem, np.setdiff1d(bounded, _used(problem)))
     if not _infeasible(free, remaining()):
         return None

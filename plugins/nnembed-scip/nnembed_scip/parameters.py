@@ -33,7 +33,7 @@ def set_parameters(model: Any, problem: Problem, options: Options) -> None:
         "timing/clocktype": 2,  # wall clock
         "misc/catchctrlc": False,  # Ctrl-C is the caller's
         "limits/gap": float(options.gap),
-        "lp/threads": options.threads,
+        "lp/threads": min(options.threads, 64),  # SCIP takes no more
         "randomization/randomseedshift": int(options.seed) % (2**31),
     }
     chosen |= NO_CUTS if is_network(problem) else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import nnembed as nn
 import numpy as np
+import pytest
 from nnembed.hooks import manager
 from nnembed.testing import chain
 
@@ -73,3 +74,17 @@ def test_cuts_can_be_asked_for(backend):
     chosen = {"separating/maxroundsroot": 3}
     nn.maximize(network(0), (LOW, HIGH), backend=Spy(), formulation="two_row", solver_options=chosen)
     assert parameters[0] == [0, 0] and parameters[-1] == [0, 3]
+
+
+@pytest.mark.parametrize("formulation", ["sos1", "indicator"])
+@pytest.mark.parametrize("seed", range(4))
+def test_infeasible_models_with_conditions_are_explained(backend, formulation, seed):
+    """SCIP's search for a conflict fails on sets, and on indicator rows whose binary has lost its bounds."""
+    net = network(seed)
+    rows = (np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), [0.2, 50.0], [np.inf, np.inf])
+    result = nn.maximize(net, (LOW, HIGH), constraints=rows, formulation=formulation, backend=backend, bounds="crown")
+    assert result.status == "infeasible" and "no solution" in result.message
+
+
+def test_more_threads_than_scip_takes(backend):
+    assert nn.maximize(network(2), (LOW, HIGH), backend=backend, threads=10**5).status == "optimal"

@@ -91,6 +91,11 @@ class Isolated:
         """Keep a process for the next session; starting one costs about half a second."""
         self._idle.append(process)
 
+    def close(self) -> None:
+        """End the processes that wait for a next session."""
+        while self._idle:
+            self._idle.pop().end()
+
 
 def _rebuilt(backend: Backend, grace: float, memory: float | None) -> Isolated:
     return Isolated(backend, grace=grace, memory=memory)

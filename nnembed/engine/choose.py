@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from nnembed.backends.alone import NAME as NO_SOLVER
 from nnembed.backends.alone import NoSolver
 from nnembed.engine.lower import needs_after, refusal
@@ -64,6 +67,17 @@ def remedy(backend: Backend, state: Availability, reg: Registry) -> str:
     homes = {e.name: e.distribution.split()[0] for e in reg.entries() if e.extension_point == "backend"}
     home = homes.get(backend.name)
     return f"run: pip install --upgrade {home}" if home else "install it"
+
+
+@contextmanager
+def held(backend: Backend) -> Iterator[Backend]:
+    """Let go, in the end, of what a solver keeps between solves (processes of its own)."""
+    try:
+        yield backend
+    finally:
+        close = getattr(backend, "close", None)
+        if close is not None:
+            close()
 
 
 def apart(backend: Backend) -> Backend:

@@ -12,7 +12,7 @@ from nnembed.block import Block
 from nnembed.certificate import Certificate, certify, relative_gap
 from nnembed.embedding import Embedding, embeddings_of, emit_block, make_plan
 from nnembed.engine.bilinear import Refinement
-from nnembed.engine.choose import choose_backend
+from nnembed.engine.choose import choose_backend, held
 from nnembed.engine.cuts import asks, cuts_of, strengthened
 from nnembed.engine.dual_side import DualSide
 from nnembed.engine.embed import derive_bounds, find_host, tell_block
@@ -173,13 +173,13 @@ class Run:
     def run(self, on_event: Callable[[Event], None], stopped: Callable[[], bool]) -> Result:
         """Run all phases, telling `on_event` and asking `stopped`."""
         stated, own, layers = self._phase("compile", self._problem)
-        backend = choose_backend(stated, self.options, self.registry)
-        problem = self._phase("compile", lambda: lower_for(stated, own, layers, backend, self.registry))
-        solution = self.solution(problem, backend, on_event, stopped)
-        if self.reached and solution.status == "interrupted":
-            solution = replace(solution, status="feasible", message="stopped at the target")
-        on_event(Solved(self.clock.elapsed, solution.status, solution.objective, solution.bound))
-        return self._report(problem, solution, backend)
+        with held(choose_backend(stated, self.options, self.registry)) as backend:
+            problem = self._phase("compile", lambda: lower_for(stated, own, layers, backend, self.registry))
+            solution = self.solution(problem, backend, on_event, stopped)
+            if self.reached and solution.status == "interrupted":
+                solution = replace(solution, status="feasible", message="stopped at the target")
+            on_event(Solved(self.clock.elapsed, solution.status, solution.objective, solution.bound))
+            return self._report(problem, solution, backend)
 
     def solution(
         self, problem: Problem, backend: Backend, on_event: Callable[[Event], None], stopped: Callable[[], bool]

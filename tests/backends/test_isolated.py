@@ -251,7 +251,7 @@ def test_solve_survives(fakes, net, end, heuristics):
     assert result.status == "error"
     assert "the process of solver 'doomed'" in result.message
     assert result.objective == pytest.approx(best) and result.certificate.ok
-    assert result.bound == pytest.approx(best + 0.5)
+    assert best - 1e-6 <= result.bound <= best + 0.5 + 1e-6  # what the solver told, or better: nnembed has bounds too
     assert [h for h in result.history if h.bound is not None]
     assert net(result.x) == pytest.approx(result.y)
 

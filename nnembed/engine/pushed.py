@@ -29,6 +29,8 @@ def eased(problem: Problem) -> Problem:
         curved = problem.quadratic is not None and np.isin(outputs, problem.quadratic.nonzero()[0]).any()
         if not (curved or len(used_outputs(problem, own, placement)) or problem.integer[outputs].any()):
             integer[_idle(problem, placement)] = False
+    for rule in problem.indicators:
+        integer[rule.binary] = True  # solvers want binaries there
     return problem if (integer == problem.integer).all() else replace(problem, integer=integer)
 
 

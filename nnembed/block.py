@@ -341,6 +341,12 @@ class Block:
             lines += [f"{names[y]} == max({names[g]}, 0)" for y, g in pairs.tolist()]
         return "\n".join(lines)
 
+    @property
+    def largest(self) -> float:
+        """The largest absolute coefficient, without a copy of them."""
+        data = self.matrix.data
+        return max(float(data.max()), -float(data.min())) if len(data) else 0.0
+
     def coefficient_range(self) -> tuple[float, float]:
         """Return the smallest and largest absolute coefficient."""
         size = np.abs(self.matrix.data)

@@ -204,7 +204,7 @@ def emit_block(network: Network, bounds: Bounds, parts: Mapping[str, Formulation
         if couple is not None:
             couple(network, bounds, builder)
     block = builder.finish()
-    _, large = block.coefficient_range()
+    large = block.largest
     if large > _LARGE:
         warnings.warn(
             f"network {network.name!r}: the largest coefficient of its rows is {large:.1e}, and solvers work with "

@@ -58,12 +58,14 @@ class DualSide:
 
     def before(self, point: Point | None) -> Solution | None:
         """Prove a bound before the solver starts, where that may be the only one; return the answer if it is done."""
+        if point is None:
+            return None  # nothing that it could close; `after` still improves what the solver says
         hopeless = hopelessness(self.problem)
         if hopeless < LOST or self.clock.expired or self.stopped():
             return None
         unlimited = _UNLIMITED if np.isinf(self.clock.remaining) else np.inf
         self.improve(min(unlimited, _PART * (self.options.time_limit or np.inf), 0.5 * self.clock.remaining))
-        if point is None or not point.complete:
+        if not point.complete:
             return None
         x = np.empty(self.problem.n_columns)
         x[point.columns] = point.values

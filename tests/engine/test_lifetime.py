@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import time
 
@@ -106,12 +107,15 @@ def test_the_cost_of_a_batch_is_linear():
     for count in (100, 1000) * 3:  # the best of three: other processes share the caches
         low = np.random.default_rng(1).uniform(-1, 0, (count, 10))
         m = nn.ArrayModel(low.ravel(), low.ravel() + 1)
+        gc.collect()
+        gc.disable()  # else the heap of all the tests before is walked in between
         started = time.process_time()
         embedding = nn.embed(m, net, np.arange(10 * count).reshape(count, 10), attach=False)
+        gc.enable()
         seconds[count] = min(seconds[count], time.process_time() - started)
         assert embedding.block.batch == count
     assert seconds[100] <= 0.2
-    assert seconds[1000] <= 20 * max(seconds[100], 0.01)
+    assert seconds[1000] <= 20 * max(seconds[100], 0.02)  # caches are left behind at a thousand
 
 
 def test_equal_boxes_are_bounded_once():

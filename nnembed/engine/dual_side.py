@@ -79,7 +79,7 @@ class DualSide:
         if solution.status in ("optimal", "infeasible", "unbounded"):
             return solution
         if not np.isfinite(self.best):
-            late = self.stopped() or self.clock.expired
+            late = self.stopped() or self.clock.expired or solution.x is None  # without a point there is no gap
             self.improve(0.0 if late else min(_UNLIMITED, self.clock.remaining))
         return self.merged(solution)
 

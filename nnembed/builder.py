@@ -399,8 +399,9 @@ class BlockBuilder:
         return matrix, sp.csr_array((data, indices, indptr), shape=(len(flat), self.width))
 
     def _sum(self, terms: Sequence[sp.csr_array]) -> sp.csr_array:
-        total = self._wide(terms[0])
-        for term in terms[1:]:
+        small_first = sorted(terms, key=lambda term: term.nnz)  # the long one is then gone through once
+        total = self._wide(small_first[0])
+        for term in small_first[1:]:
             total = total + self._wide(term)
         return sp.csr_array(total)
 

@@ -36,12 +36,14 @@ def stack(matrices: Sequence[sp.csr_array], width: int) -> sp.csr_array:
         only = filled[0]
         return sp.csr_array((only.data, only.indices, only.indptr), shape=(only.shape[0], width))
     starts = np.cumsum([0, *(m.indptr[-1] for m in matrices)])
-    indptr = [np.zeros(1, dtype=np.int64)]
-    indptr += [m.indptr[1:] + start for m, start in zip(matrices, starts[:-1], strict=True)]
+    small = max(int(starts[-1]), width) <= np.iinfo(np.int32).max
+    kind = np.dtype(np.int32 if small else np.int64)  # mixed kinds would make scipy copy the long array of columns
+    indptr = [np.zeros(1, dtype=kind)]
+    indptr += [m.indptr[1:].astype(kind, copy=False) + kind.type(s) for m, s in zip(matrices, starts[:-1], strict=True)]
     return sp.csr_array(
         (
             np.concatenate([m.data for m in matrices]),
-            np.concatenate([m.indices for m in matrices]),
+            np.concatenate([m.indices for m in matrices], dtype=kind, casting="same_kind"),
             np.concatenate(indptr),
         ),
         shape=(sum(m.shape[0] for m in matrices), width),

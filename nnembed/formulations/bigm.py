@@ -105,16 +105,19 @@ def two_row_columns(k: Kinks, block: BlockBuilder) -> tuple[np.ndarray, np.ndarr
     y = kink_column(k, block)
     z = block.binaries(k.layer, k.tensor, k.elements, k.above())
     g, c = k.pre.matrix, k.pre.constant
-    below, above = scale_rows(g, -sign * k.left), scale_rows(g, -sign * k.right)
+    above = scale_rows(g, -sign * k.right)
     own, on = block.unit(y, sign).matrix, block.unit(z)
     # sign (y - right g) >= 0 and <= size * -L (1 - z)
     block.add([own, above], sign * k.right * c, np.inf)
     block.add([own, above, scale_rows(on.matrix, -size * k.low)], -np.inf, sign * k.right * c - size * k.low)
     # sign (y - left g) >= 0 (the column's own bound when left is zero) and <= size * U z
     rest = np.flatnonzero(k.left != 0)
+    under = [own]
     if len(rest):
+        below = scale_rows(g, -sign * k.left)
         block.add([own[rest], below[rest]], (sign * k.left * c)[rest], np.inf)
-    block.add([own, below, scale_rows(on.matrix, -size * k.high)], -np.inf, sign * k.left * c)
+        under.append(below)
+    block.add([*under, scale_rows(on.matrix, -size * k.high)], -np.inf, sign * k.left * c)
     return y, z
 
 

@@ -265,6 +265,8 @@ class Block:
         Further valid rows, found where they are violated; solvers that take no cuts may do without.
     presolved : tuple of Presolved
         What was done with stably active neurons, for layers where there was a choice.
+    doubtful : tuple of str
+        Layers whose numbers are so far apart that a solver's tolerances hide some outputs: its proofs do not count.
     """
 
     matrix: sp.csr_array
@@ -284,6 +286,7 @@ class Block:
     relus: tuple[Index, ...] = ()
     separators: tuple[Separator, ...] = ()
     presolved: tuple[Presolved, ...] = ()
+    doubtful: tuple[str, ...] = ()
 
     @property
     def n_columns(self) -> int:

@@ -16,10 +16,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index, Mask
-from nnembed.block import Block, ColumnGroup, Fill, Indicators, Presolved, Role, Separator, Sos1, Value
+from nnembed.block import Block, Fill, Presolved, Role, Value
 from nnembed.bounds.box import Bounds
 from nnembed.ir.network import Network, TensorSpec
 from nnembed.ir.nodes import Affine
+from nnembed.ledger import Ledger, joined_arrays
 from nnembed.matrices import canonical, stack
 from nnembed.presolve import (
     LONG,
@@ -49,7 +50,7 @@ class _Fold:
     stable: Mask
 
 
-class BlockBuilder:
+class BlockBuilder(Ledger):
     """Collects columns and rows of one embedding.
 
     Parameters
@@ -66,7 +67,8 @@ class BlockBuilder:
     def __init__(
         self, network: Network, bounds: Bounds, *, times: Callable[[str], float] | None = None, stable: str = "auto"
     ):
-        self.network, self.bounds, self.batch = network, bounds, bounds.batch
+        super().__init__(network)
+        self.bounds, self.batch = bounds, bounds.batch
         self.exact = True
         self._times, self._stable = times or (lambda layer: 1.0), stable
         self._weights: dict[str, Array] | None = None
@@ -75,19 +77,6 @@ class BlockBuilder:
         self._presolved: list[Presolved] = []
         self._ties: list[tuple[Index, Rows]] = []
         self._defined: dict[str, Rows] = {}
-        self._groups: list[ColumnGroup] = []
-        self._lower: list[Array] = []
-        self._upper: list[Array] = []
-        self._integer: list[np.ndarray] = []
-        self._rows: list[sp.csr_array] = []
-        self._row_lower: list[Array] = []
-        self._row_upper: list[Array] = []
-        self._sos1: list[Sos1] = []
-        self._indicators: list[Indicators] = []
-        self._complementarities: list[Index] = []
-        self._relus: list[Index] = []
-        self._separators: list[Separator] = []
-        self.width = 0
         for spec in network.inputs:
             every = np.arange(self.batch * spec.size)
             low, high = bounds.low[spec.name].ravel(), bounds.high[spec.name].ravel()
@@ -96,106 +85,6 @@ class BlockBuilder:
         self._n_inputs = self.width
 
     # ---- what formulations call ---------------------------------------------------------------
-
-    def columns(
-        self,
-        layer: str,
-        role: Role,
-        tensor: str,
-        elements: Index,
-        lower: Array | float,
-        upper: Array | float,
-        fill: Fill,
-        *,
-        integer: bool = False,
-    ) -> Index:
-        """Add one column per element and return their numbers.
-
-        Parameters
-        ----------
-        layer : str
-            Node name, used in column names.
-        role : Role
-        tensor : str
-            Tensor the elements belong to.
-        elements : int array (k,)
-            Flat positions in the tensor over the batch.
-        lower, upper : array (k,) or float
-        fill : Fill
-            How a forward pass determines the values.
-        integer : bool
-        """
-        k = len(elements)
-        if self._units:
-            tensor, fill = self._units.get(tensor, (tensor,))[0], InUnits(fill, self._units)
-        size = self.network.tensors[tensor].size
-        self._groups.append(ColumnGroup(layer, role, self.width, tensor, size, elements, fill))
-        self._lower.append(np.broadcast_to(np.asarray(lower, float), (k,)))
-        self._upper.append(np.broadcast_to(np.asarray(upper, float), (k,)))
-        self._integer.append(np.full(k, integer))
-        self.width += k
-        return np.arange(self.width - k, self.width)
-
-    def binaries(self, layer: str, tensor: str, elements: Index, fill: Fill) -> Index:
-        """Add one binary column per element."""
-        return self.columns(layer, Role.INDICATOR, tensor, elements, 0.0, 1.0, fill, integer=True)
-
-    def add(self, terms: Sequence[sp.csr_array], lower: Array | float, upper: Array | float) -> None:
-        """Add the rows ``lower <= sum(terms) @ columns <= upper``; constants belong on the sides."""
-        total = self._sum(terms)
-        k = total.shape[0]
-        self._rows.append(total)
-        self._row_lower.append(np.broadcast_to(np.asarray(lower, float), (k,)))
-        self._row_upper.append(np.broadcast_to(np.asarray(upper, float), (k,)))
-
-    def sos1(self, columns: Index) -> None:
-        """Say that at most one column of each row of `columns`, shape (sets, members), is nonzero."""
-        if len(columns):
-            self._sos1.append(Sos1(np.asarray(columns, dtype=np.intp)))
-
-    def indicators(
-        self, binary: Index, value: int, terms: Sequence[sp.csr_array], lower: Array | float, upper: Array | float
-    ) -> None:
-        """Add the rows ``lower <= sum(terms) @ columns <= upper`` that hold where ``binary == value``.
-
-        Parameters
-        ----------
-        binary : int array (k,)
-            The binary column of each row.
-        value : 0 or 1
-        terms, lower, upper : as in `add`
-        """
-        if k := len(binary):
-            sides = (np.broadcast_to(np.asarray(side, float), (k,)) for side in (lower, upper))
-            self._indicators.append(Indicators(binary, np.full(k, float(value)), self._sum(terms), *sides))
-
-    def complementary(self, first: Index, second: Index) -> None:
-        """Say that ``first[i]`` or ``second[i]`` is zero; both columns must have lower bounds of at least zero."""
-        if len(first):
-            self._complementarities.append(np.stack([first, second], axis=1))
-
-    def relu(self, result: Index, argument: Index) -> None:
-        """Say that ``result[i] == max(argument[i], 0)`` for pairs of columns; solvers or lowerings do the rest."""
-        if len(result):
-            self._relus.append(np.stack([result, argument], axis=1))
-
-    def separate(self, separator: Separator) -> None:
-        """Add rows that are looked for where a relaxation violates them."""
-        self._separators.append(separator)
-
-    def unit(self, columns: Index, factor: Array | float = 1.0) -> Rows:
-        """Return the rows ``factor[i] * column[i]``."""
-        k = len(columns)
-        data = np.broadcast_to(np.asarray(factor, float), (k,)).copy()
-        matrix = sp.csr_array(
-            (data, columns.astype(np.int32), np.arange(k + 1, dtype=np.int32)), shape=(k, max(self.width, 1))
-        )
-        return Rows(matrix, np.zeros(k))
-
-    def sums(self, columns: Index, owner: Index, groups: int) -> sp.csr_array:
-        """Return one row per group: the sum of the columns that `owner` (sorted) assigns to it."""
-        indptr = np.searchsorted(owner, np.arange(groups + 1)).astype(np.int32)
-        return sp.csr_array((np.ones(len(columns)), columns.astype(np.int32), indptr), shape=(groups, self.width))
 
     def expression(self, tensor: str, elements: Index | None = None) -> Rows:
         """Return elements of a tensor as affine rows over the columns so far.
@@ -279,19 +168,9 @@ class BlockBuilder:
                 matrix = sp.csr_array(self._wide(only(matrix, ~there)) + self._wide(sp.csr_array(part @ inner.matrix)))
         return Rows(canonical(matrix), constant)
 
-    def box(self) -> tuple[Array, Array]:
-        """Return lower and upper bounds of the columns so far."""
-        return _join(self._lower), _join(self._upper)
-
-    @property
-    def groups(self) -> tuple[ColumnGroup, ...]:
-        """The column groups so far."""
-        return tuple(self._groups)
-
-    def entries(self, column: int) -> int:
-        """Return how many rows and indicator rows a column is in so far."""
-        matrices = [*self._rows, *(rule.matrix for rule in self._indicators)]
-        return int(sum(np.count_nonzero(m.data[m.indices == column]) for m in matrices))
+    def _known(self, tensor: str, fill: Fill) -> tuple[str, Fill]:
+        """See `Ledger`: names in units stand for tensors too."""
+        return (self._units.get(tensor, (tensor,))[0], InUnits(fill, self._units)) if self._units else (tensor, fill)
 
     # ---- the end ------------------------------------------------------------------------------
 
@@ -300,11 +179,11 @@ class BlockBuilder:
         outputs = [self._output(spec) for spec in self.network.outputs]
         return Block(
             matrix=stack(self._rows, self.width) if self._rows else sp.csr_array((0, self.width)),
-            row_lower=_join(self._row_lower),
-            row_upper=_join(self._row_upper),
-            lower=_join(self._lower),
-            upper=_join(self._upper),
-            integer=_join(self._integer).astype(bool),
+            row_lower=joined_arrays(self._row_lower),
+            row_upper=joined_arrays(self._row_upper),
+            lower=joined_arrays(self._lower),
+            upper=joined_arrays(self._upper),
+            integer=joined_arrays(self._integer).astype(bool),
             n_inputs=self._n_inputs,
             outputs=np.concatenate(outputs),
             groups=tuple(self._groups),
@@ -316,6 +195,7 @@ class BlockBuilder:
             relus=tuple(self._relus),
             separators=tuple(self._separators),
             presolved=tuple(self._presolved),
+            doubtful=tuple(dict.fromkeys(self._doubtful)),
         )
 
     def _output(self, spec: TensorSpec) -> Index:
@@ -364,7 +244,7 @@ class BlockBuilder:
         matrix = only(matrix, stable[matrix.indices])
         share = Rows(self._wide(substitute(matrix, rows.matrix)), matrix @ rows.constant)
         low, high = ranges(matrix, self.bounds.low[tensor].ravel(), self.bounds.high[tensor].ravel())
-        least, most = ranges(share.matrix, _join(self._lower), _join(self._upper))
+        least, most = ranges(share.matrix, joined_arrays(self._lower), joined_arrays(self._upper))
         least, most = np.nextafter(least + share.constant, -np.inf), np.nextafter(most + share.constant, np.inf)
         layer = f"{use.node.name}.{use.operator}" if use.operator else use.node.name
         fill = Combination(tensor, matrix)
@@ -397,20 +277,3 @@ class BlockBuilder:
         indptr = np.concatenate([[0], np.cumsum(column >= 0)]).astype(np.int32)
         data, indices = fold.unit[flat[inside]], column[inside].astype(np.int32)
         return matrix, sp.csr_array((data, indices, indptr), shape=(len(flat), self.width))
-
-    def _sum(self, terms: Sequence[sp.csr_array]) -> sp.csr_array:
-        small_first = sorted(terms, key=lambda term: term.nnz)  # the long one is then gone through once
-        total = self._wide(small_first[0])
-        for term in small_first[1:]:
-            total = total + self._wide(term)
-        return sp.csr_array(total)
-
-    def _wide(self, matrix: sp.csr_array) -> sp.csr_array:
-        """Return the matrix with as many columns as there are now, without copying entries."""
-        if matrix.shape[1] == self.width:
-            return matrix
-        return sp.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], self.width))
-
-
-def _join(parts: Sequence[Array]) -> Array:
-    return np.concatenate(parts) if parts else np.zeros(0)

@@ -15,7 +15,7 @@ LAYERS = [
     {"aliases", "errors", "keywords", "matrices", "features", "options", "tables", "events", "hooks", "parallel"},
     {"ir"},
     {"bounds.box", "block"},
-    {"presolve", "problem", "rows", "builder"},
+    {"presolve", "problem", "rows", "ledger", "builder"},
     {"protocols"},
     {
         "bounds",

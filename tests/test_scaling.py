@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +15,14 @@ from hypothesis import strategies as st
 import nnembed as nn
 from nnembed import presolve
 from nnembed.embedding import emit_block
+from nnembed.engine.recover import credible
 from nnembed.errors import CoefficientWarning
 from nnembed.formulations import pieces
 from nnembed.hooks.manager import registry
 from nnembed.ir.linear import Dense
 from nnembed.ir.network import Network, TensorSpec
 from nnembed.ir.nodes import Affine, Clip, absolute, leaky_relu, relu
+from nnembed.protocols import Solution
 from nnembed.testing import enumerate_optimum
 from nnembed.testing.blocks import block_optimum, violation
 
@@ -223,8 +226,31 @@ def test_outputs_do_not_drown_in_the_units_of_their_inputs(formulation, seed):
 
 
 def test_outputs_that_drown_all_the_same_are_told():
-    with pytest.warns(CoefficientWarning, match="'c'.*may return a wrong optimum.*rescale"):
+    with pytest.warns(CoefficientWarning, match="'c'.*will not count.*rescale"):
         nn.embed(nn.ArrayModel(*BOX), narrow_clips(0, 1e13), np.arange(2), attach=False)
+
+
+@pytest.mark.parametrize("size", [1e9, 1e11])
+@pytest.mark.parametrize("heuristics", ["none", "auto"])
+def test_what_a_solver_proves_about_outputs_that_drown_does_not_count(size, heuristics):
+    net = narrow_clips(2, size)
+    want = enumerate_optimum(net, *BOX, np.ones(1))
+    with pytest.warns(CoefficientWarning):
+        result = nn.maximize(net, BOX, formulation="two_row", heuristics=heuristics, progress=False)
+    assert result.bound >= want - 1e-5  # linear bounds of our own, rounded outward
+    assert (result.status == "optimal" and abs(result.objective - want) <= 1e-4) or "not counted" in result.message
+
+
+def test_infeasible_does_not_count_where_outputs_drown():
+    model = nn.ArrayModel(*BOX)
+    with pytest.warns(CoefficientWarning):
+        embedding = nn.embed(model, narrow_clips(2, 1e11), np.arange(2), attach=False, formulation="two_row")
+    problem = SimpleNamespace(placements=(SimpleNamespace(embedding=embedding, block=embedding.block),))
+    answer = credible(problem, Solution("infeasible"))
+    assert answer.status == "error" and "verdict infeasible is not counted" in answer.message
+    assert "rescale" in answer.message
+    plain = SimpleNamespace(placements=())
+    assert credible(plain, Solution("infeasible")).status == "infeasible"
 
 
 @given(st.integers(0, 10**6))

@@ -72,7 +72,7 @@ class DualSide:
         if not feasible(self.problem, x):
             return None
         solution = self.merged(Solution("feasible", x, self.problem.objective(x), None))
-        return replace(solution, message="proved by linear bounds") if solution.status == "optimal" else None
+        return solution if solution.status == "optimal" else None
 
     def after(self, solution: Solution) -> Solution:
         """Return what the solver found with the better of its bound and ours."""
@@ -93,7 +93,7 @@ class DualSide:
         solution = replace(solution, bound=ours)
         gap = relative_gap(solution.objective, ours) if solution.x is not None else None
         closed = gap is not None and gap <= self.options.gap and solution.status == "feasible"
-        return replace(solution, status="optimal") if closed else solution
+        return replace(solution, status="optimal", message="proved by linear bounds") if closed else solution
 
     @property
     def bound(self) -> float | None:

@@ -62,6 +62,20 @@ def snapped(problem: Problem, x: Array, scene: Scene | None = None) -> Array:
     return out
 
 
+def credible(problem: Problem, solution: Solution) -> Solution:
+    """Take back what a solver proved where its tolerances hide outputs of a network; points are checked apart."""
+    hidden = [f"{p.embedding.name}: {layer}" for p in problem.placements for layer in p.block.doubtful]
+    if not hidden:
+        return solution
+    status = {"optimal": "feasible", "infeasible": "error"}.get(solution.status, solution.status)
+    message = (
+        f"the numbers of {', '.join(hidden)} are so far apart that the solver's tolerances hide some outputs; its "
+        f"{'bound' if status != 'error' else 'verdict infeasible'} is not counted: tighten the bounds of the network's "
+        "inputs or the bounds= method, or rescale the layer"
+    )
+    return replace(solution, status=status, bound=None, message=message)
+
+
 def refit(problem: Problem, x: Array, session: Session) -> Array | None:
     """Return the best point with integers fixed as in `x` and sets at zero where `x` is; None if there is none."""
     whole, zero = np.flatnonzero(problem.integer), problem.idle(x)

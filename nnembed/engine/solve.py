@@ -22,7 +22,7 @@ from nnembed.engine.interrupt import stop_on_interrupt
 from nnembed.engine.lower import chain_to_come, lower_for
 from nnembed.engine.narrowed import ForThisSolve
 from nnembed.engine.pushed import eased
-from nnembed.engine.recover import better_of, repaired, trivial_bound
+from nnembed.engine.recover import better_of, credible, repaired, trivial_bound
 from nnembed.engine.split import Splitting
 from nnembed.engine.start import StartSearch, better, chosen_heuristics, is_plan, offer
 from nnembed.errors import InputError
@@ -202,6 +202,7 @@ class Run:
             solution = self._phase("solve", lambda: refinement.run(point))
         else:
             solution = self._direct(search, point)
+        solution = credible(problem, solution)
         return self._phase("bound", lambda: dual.after(solution))
 
     # ---- phases -------------------------------------------------------------------------------

@@ -192,10 +192,11 @@ def _shifted(
     size = np.maximum(np.abs(low), np.abs(high))
     unit = visible(units(low, high, pre.matrix), size, extent)
     if (lost := drowned(unit, extent)).any():
+        block.doubt(node.name)
         worst = int(np.argmax(np.where(lost, size / np.where(lost, extent, 1.0), 0.0)))
         warnings.warn(
             f"layer {node.name!r}: inputs up to {size[worst]:.1e}, but outputs that move by {extent[worst]:.1e} only: "
-            "solvers cannot tell that apart and may return a wrong optimum; tighten the bounds of the network's inputs "
+            "solvers cannot tell that apart, so what they prove will not count; tighten the bounds of the network's inputs "
             "or the bounds= method, or rescale the layer",
             CoefficientWarning,
             stacklevel=2,

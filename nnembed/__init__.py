@@ -9,8 +9,9 @@ Names are loaded on first use, so importing this package costs next to nothing.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nnembed.lazy import loader
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,8 @@ _WHERE = {
     "CertificateFailed": "nnembed.errors",
 }
 
+_NAMESPACES = {"bounds": "nnembed.bounds", "formulations": "nnembed.formulations"}  # classes, for those with options
+
 __all__ = [
     "__version__",
     "ArrayModel",
@@ -93,8 +96,6 @@ __all__ = [
     "tighten",
 ]
 
-_NAMESPACES = "bounds", "formulations"  # bound methods and formulations as classes, for those with options
-
 if TYPE_CHECKING:
     import nnembed.formulations  # noqa: F401 - known to type checkers as an attribute
     from nnembed.bounds.box import Bounds
@@ -134,15 +135,7 @@ if TYPE_CHECKING:
     from nnembed.surrogates.twin import Twin
 
 
-def __getattr__(name: str) -> Any:
-    """Load a public name on first use."""
-    if name in _NAMESPACES:
-        return importlib.import_module(f"nnembed.{name}")
-    if name not in _WHERE:
-        raise AttributeError(f"module 'nnembed' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_WHERE[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = loader(__name__, _WHERE | _NAMESPACES)
 
 
 def __dir__() -> list[str]:

@@ -12,7 +12,19 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Lowest first; a module imports at run time only from its own line or from lines above it.
 LAYERS = [
-    {"aliases", "errors", "keywords", "matrices", "features", "options", "tables", "events", "hooks", "parallel"},
+    {
+        "lazy",
+        "aliases",
+        "errors",
+        "keywords",
+        "matrices",
+        "features",
+        "options",
+        "tables",
+        "events",
+        "hooks",
+        "parallel",
+    },
     {"ir"},
     {"bounds.box", "block"},
     {"presolve", "problem", "rows", "ledger", "builder"},

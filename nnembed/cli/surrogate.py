@@ -84,6 +84,7 @@ def _surrogate(shared: Shared, path: Path, out: Path, method: str, sparsity: flo
         "weights": report.weights,
         "nonzeros": report.nonzeros,
         "layers": records(report.summary()),
+        "facts": dict(report.facts),
         "error_bound": error,
         "rounding": rounding,
         "seed": shared.seed,

@@ -16,6 +16,7 @@ from nnembed.problem import Problem
 from nnembed.protocols import Session
 
 _WAITING = 5  # points kept that the user's rows do not allow
+_STEPS, _PUSH, _LEAST = 50, 0.01, 1e-7  # of a walk: regions, how far beyond a vertex, relative gain to go on
 
 
 @dataclass(eq=False)
@@ -33,6 +34,8 @@ class Passing:
         Its objective.
     waiting : list of (key, point)
         Points whose networks' outputs the user's rows do not allow, the most promising first.
+    heard : array or None
+        Drivers of the last point that was heard of, good or bad.
     """
 
     problem: Problem
@@ -40,6 +43,7 @@ class Passing:
     best: Array | None = None
     value: float = np.nan
     waiting: list[tuple[float, Array]] = field(default_factory=list)
+    heard: Array | None = None
 
     def __post_init__(self) -> None:
         """Look at the model as heuristics do."""
@@ -59,13 +63,13 @@ class Passing:
         """Take a point of a model whose first columns are the user's; the networks are evaluated."""
         full = np.zeros(self.problem.n_columns)
         full[: self.own] = x[: self.own]
-        self._consider(self._snapped(full))
+        full = self._snapped(full)
+        self.heard = full[self.scene.drivers]
+        self._consider(full)
 
     def hear_drivers(self, drivers: Array) -> None:
         """Take the drivers of a point; the user's other columns stay as in the best point."""
-        full = np.zeros(self.problem.n_columns) if self.best is None else self.best.copy()
-        full[self.scene.drivers] = drivers
-        self._consider(self._snapped(full))
+        self._consider(self._at(drivers))
 
     def take(self, columns: Index, values: Array) -> None:
         """Take values of some columns."""
@@ -80,10 +84,34 @@ class Passing:
                 self._region(x, session)
         self.waiting = []
 
-    def step(self, session: Session) -> None:
-        """Go to the best point of the best point's linear region."""
-        assert self.best is not None
-        self._region(self.best, session)
+    def walk(self, session: Session, drivers: Array, over: Callable[[], bool]) -> None:
+        """Go from linear region to linear region, by one linear program each, as long as they get better."""
+        x, last = self._at(drivers), np.inf
+        for _ in range(_STEPS):
+            found = None if over() else refit(self.problem, x, session)
+            if found is None:
+                return
+            vertex = self._snapped(found)
+            self._consider(vertex, wait=False)
+            value = self.sign * self.problem.objective(vertex)
+            if not value < last - _LEAST * (1 + abs(value)):
+                return
+            last = value
+            x = self._at(self._beyond(x[self.scene.drivers], vertex[self.scene.drivers]), vertex)
+
+    def _beyond(self, start: Array, vertex: Array) -> Array:
+        """Return a point a little further than the vertex of a region, where the next one begins."""
+        free = ~self.problem.integer[self.scene.drivers]
+        pushed = vertex + np.where(free, _PUSH * (vertex - start), 0.0)
+        inside = (pushed >= self.scene.lower) & (pushed <= self.scene.upper)
+        return np.where(inside, pushed, vertex)
+
+    def _at(self, drivers: Array, other: Array | None = None) -> Array:
+        """Return the point with these drivers; the user's other columns stay as in `other`, else in the best point."""
+        known = self.best if other is None else other
+        full = np.zeros(self.problem.n_columns) if known is None else known.copy()
+        full[self.scene.drivers] = drivers
+        return self._snapped(full)
 
     def _region(self, x: Array, session: Session) -> None:
         found = refit(self.problem, x, session)

@@ -28,18 +28,20 @@ from nnembed.engine.heard import Ear, Passing
 from nnembed.engine.recover import trivial_bound
 from nnembed.engine.solve import Run
 from nnembed.engine.start import StartSearch, helper
-from nnembed.engine.surrogate import built, configured
+from nnembed.engine.surrogate import bare, configured
 from nnembed.errors import InputError
 from nnembed.events import Event, Incumbent
 from nnembed.features import missing
 from nnembed.heuristics.scene import Point, split_outputs
+from nnembed.options import Budget
 from nnembed.problem import Overlay, Problem
 from nnembed.protocols import Backend, Session, Solution
 from nnembed.result import Result
 from nnembed.surrogates.difference import difference_bounds
 
 _BUILD, _SEARCH, _POLISH = 0.1, 0.8, 20  # shares of what is left; rounds of polishing
-_ROOT = 0.2  # share of the time for the twins' linear relaxation
+_ROOT = 0.4  # share of the time for the twins' linear relaxation
+_TOUCH = 0.1  # share of the time for gradient steps from the points of the twins
 _ROUND = 1.0  # seconds of the first round with a solver that does not show its points
 
 
@@ -48,6 +50,7 @@ class SurrogateRun(Run):
     """A solve that searches on twins."""
 
     plain: tuple[Problem, list[Overlay], list[Bounds]] | None = None
+    touched: float = 0.0  # seconds of improving points of the twins on the networks
 
     def __post_init__(self) -> None:
         """Refuse models without networks to replace."""
@@ -71,7 +74,6 @@ class SurrogateRun(Run):
         self, problem: Problem, backend: Backend, on_event: Callable[[Event], None], stopped: Callable[[], bool]
     ) -> Solution:
         """Search on the twins; on the networks where that leads to nothing."""
-        twins = self._phase("twin", self._twins)
         name = self.surrogate.name
 
         def tell(value: float, x: Array) -> None:
@@ -79,23 +81,59 @@ class SurrogateRun(Run):
 
         passing = Passing(problem, tell)
         search = StartSearch(problem, backend, self.heuristics, self.options, self.clock, on_event, stopped)
-        point = self._phase("start", search.run)
-        if point is not None:
-            passing.take(point.columns, point.values)
         assert self.plain is not None
-        own = self.plain[0]
-        inner = TwinRun(self.model, self.options, self.formulation, self.bounds, own=own, layers=twins)
-        self._phase("root", lambda: self._root(inner, passing, helper(backend), stopped))
-        found = self._phase("search", lambda: self._search(inner, passing, stopped))
-        self._phase("polish", lambda: self._polish(passing, helper(backend), search))
-        if passing.best is None and found.status != "interrupted" and not stopped():
-            if found.status in ("infeasible", "unbounded") and self._alike(own):
+        late = self.plain[0].n_rows > 0  # a first plan that respects rows costs more than a twin's relaxation
+        if not late:
+            self._start(search, passing)
+        if self.reached and passing.best is not None:  # no twin is needed
+            return self._solution_of(problem, passing, Solution("interrupted"), ())
+        twins = self._phase("twin", self._twins)
+        found = self._on_twins(twins, passing, search, late=late)
+        if not stopped() and not self.clock.expired and found.status != "interrupted":
+            if passing.best is None and found.status in ("infeasible", "unbounded") and self._alike(self.plain[0]):
                 return Solution(found.status)
-            if not self.clock.expired:
-                return super().solution(problem, backend, on_event, stopped)
+            if passing.best is None or self.options.target is not None:
+                return self._on_networks(problem, backend, on_event, stopped, passing)
         solution = self._phase("difference", lambda: self._solution_of(problem, passing, found, twins))
         dual = DualSide(problem, stopped, self.options, self.clock)
         return self._phase("bound", lambda: dual.after(solution))
+
+    def _start(self, search: StartSearch, passing: Passing) -> None:
+        """Take the first point that any solve would have."""
+        point = self._phase("start", search.run)
+        if point is not None:
+            passing.take(point.columns, point.values)
+
+    def _on_twins(self, twins: Sequence[Overlay], passing: Passing, search: StartSearch, *, late: bool) -> Solution:
+        """Search on the twins and polish on the networks; return what the twins' solver said."""
+        assert self.plain is not None
+        backend, stopped = search.backend, search.stopped
+        inner = TwinRun(self.model, self.options, self.formulation, self.bounds, own=self.plain[0], layers=twins)
+        self._phase("root", lambda: self._root(inner, passing, helper(backend), stopped))
+        if late and not stopped():
+            self._start(search, passing)
+        if stopped():
+            return Solution("interrupted")
+        found: Solution = self._phase("search", lambda: self._search(inner, passing, stopped))
+        self._phase("polish", lambda: self._polish(passing, helper(backend), search))
+        return found
+
+    def _on_networks(
+        self,
+        problem: Problem,
+        backend: Backend,
+        on_event: Callable[[Event], None],
+        stopped: Callable[[], bool],
+        passing: Passing,
+    ) -> Solution:
+        """Solve on the networks where the twins led to nothing, or not to the target; from the best point on."""
+        if passing.best is not None:
+            self.options = replace(self.options, start=passing.best)
+        solution = super().solution(problem, backend, on_event, stopped)
+        told = f"the twins ({self.surrogate.name}) led to no point"
+        if passing.best is not None:
+            told = f"the twins ({self.surrogate.name}) were solved without reaching the target"
+        return replace(solution, message="; ".join(filter(None, (told, solution.message))))
 
     def _twins(self) -> list[Overlay]:
         """Return the networks of the model as twins, written for the boxes of their inputs."""
@@ -111,7 +149,7 @@ class SurrogateRun(Run):
                 for f, side in ((np.min, few.low), (np.max, few.high))
             ]
             whole = input_bounds(embedding.network, (hull[0], hull[1]))
-            network = built(self.surrogate, embedding.network, whole, None, budget).network
+            network = bare(self.surrogate, embedding.network, whole, budget)
             boxes = [{s.name: side[s.name] for s in network.inputs} for side in (few.low, few.high)]
             start = replace(input_bounds(network, (boxes[0], boxes[1])), lead=few.lead)
             methods = embedding.methods if self.bounds is None else self.bounds
@@ -140,6 +178,22 @@ class SurrogateRun(Run):
             found = session.solve(lambda event: None, stopped)
         if found.x is not None:
             passing.hear(found.x)
+            assert passing.heard is not None
+            clock = Budget(None if left is None else _TOUCH * self.clock.remaining).start()
+            self._improve(passing, passing.heard, stopped, clock.remaining)
+            self._walk(passing, backend, passing.heard, lambda: stopped() or clock.expired)
+
+    def _walk(self, passing: Passing, backend: Backend, drivers: Array, over: Callable[[], bool]) -> None:
+        """Walk over linear regions of the original from a point of the drivers, if the solver takes the model."""
+        if not over() and not missing(passing.problem.needs, backend.accepts):
+            with self._original(passing, backend) as session:
+                passing.walk(session, drivers, over)
+
+    def _original(self, passing: Passing, backend: Backend) -> Session:
+        """Return the solver with the original model, for its linear programs."""
+        left = None if self.options.time_limit is None else self.clock.remaining
+        session: Session = backend.load(passing.problem, replace(self.options, time_limit=left, solver_options={}))
+        return session
 
     def _search(self, inner: TwinRun, passing: Passing, stopped: Callable[[], bool]) -> Solution:
         """Solve the model with the twins; in rounds where the solver does not show its points."""
@@ -152,7 +206,7 @@ class SurrogateRun(Run):
             now = replace(self.options, time_limit=limit, start=start, surrogate=None, target=None, progress=False)
             turn = replace(inner, options=now, history=[], phases={})
             ear = Ear(passing, length)
-            result = turn.run(ear.hear, either(stopped, ear.over))
+            result = turn.run(lambda event, ear=ear: self._hear(event, ear, stopped), either(stopped, ear.over))  # type: ignore[misc]
             if result.point is not None:
                 passing.hear(result.point)
                 start = result.point[: len(passing.problem.labels)]
@@ -161,26 +215,35 @@ class SurrogateRun(Run):
                 return Solution(result.status, result.point, result.objective, result.bound, result.nodes)
             length *= 2
 
+    def _hear(self, event: Event, ear: Ear, stopped: Callable[[], bool]) -> None:
+        """Evaluate an incumbent of the twins, and improve it for a moment: gradients see what pruning has hidden."""
+        passing = ear.passing
+        passing.heard = None
+        ear.hear(event)
+        allowed = _TOUCH * self.clock.elapsed - self.touched
+        if passing.heard is not None and allowed > 0:
+            self._improve(passing, passing.heard, stopped, allowed)
+
     def _polish(self, passing: Passing, backend: Backend, search: StartSearch) -> None:
-        """Improve the best point on the original model: gradients, programs of linear regions, long heuristics."""
+        """Improve the best point on the original model: gradients, walks over linear regions, long heuristics."""
         stopped = search.stopped
-        if stopped() or self.clock.expired or (not self.heuristics and not passing.waiting):
+
+        def over() -> bool:
+            return stopped() or self.clock.expired
+
+        if over() or (passing.best is None and not passing.waiting):
             return
         with ExitStack() as stack:
             session: Session | None = None
             if not missing(passing.problem.needs, backend.accepts):
-                left = None if self.options.time_limit is None else self.clock.remaining
-                quick = replace(self.options, time_limit=left, solver_options={})
-                session = stack.enter_context(backend.load(passing.problem, quick))
+                session = stack.enter_context(self._original(passing, backend))
                 passing.repair(session)
-            rounds = _POLISH if self.heuristics and passing.best is not None else 0
-            for _ in range(rounds):
+            for _ in range(_POLISH if passing.best is not None else 0):
                 before = passing.value
-                self._improve(passing, stopped)
-                if session is not None and not stopped() and not self.clock.expired:
-                    passing.step(session)
-                gain = abs(passing.value - before)
-                if gain <= 1e-9 * (1 + abs(before)) or stopped() or self.clock.expired:
+                self._improve(passing, passing.drivers, stopped)
+                if session is not None:
+                    passing.walk(session, passing.drivers, over)
+                if abs(passing.value - before) <= 1e-9 * (1 + abs(before)) or over():
                     break
         self._deepen(search, passing)
 
@@ -194,16 +257,20 @@ class SurrogateRun(Run):
         if found is not None and found is not known:
             passing.take(found.columns, found.values)
 
-    def _improve(self, passing: Passing, stopped: Callable[[], bool]) -> None:
+    def _improve(self, passing: Passing, drivers: Array, stopped: Callable[[], bool], seconds: float = np.inf) -> None:
+        """Take gradient steps on the networks from a point of the drivers."""
+        clock = Budget(seconds).start()
         for heuristic in self.heuristics:
             improve = getattr(heuristic, "improve", None)
-            if improve is None or stopped() or self.clock.expired:
+            left = min(self.clock.remaining, clock.remaining)
+            if improve is None or stopped() or left <= 0:
                 continue
-            left = None if self.options.time_limit is None else self.clock.remaining
-            for found in improve(passing.scene, passing.drivers[None], replace(self.options.budget, seconds=left)):
+            budget = replace(self.options.budget, seconds=None if np.isinf(left) else left)
+            for found in improve(passing.scene, drivers[None], budget):
                 passing.hear_drivers(found.inputs["drivers"]["x"])
                 if stopped():
                     break
+        self.touched += clock.elapsed
 
     # ---- what is proved ------------------------------------------------------------------------
 
@@ -216,7 +283,7 @@ class SurrogateRun(Run):
         assert self.plain is not None
         bound, note = trivial_bound(problem), ""
         own, layers, bounds = self.plain
-        if found.bound is not None and self._alike(own):
+        if found.bound is not None and self._alike(own) and not self.reached:
             shift = sum(self._shift(own, *three) for three in zip(layers, twins, bounds, strict=True))
             moved = found.bound + shift
             note = f"on the box the twin's objective is off by at most {abs(shift):.4g} on the bound's side"
@@ -230,6 +297,8 @@ class SurrogateRun(Run):
         else:
             status = "optimal" if gap is not None and gap <= self.options.gap else "feasible"
         made = f"searched on twins ({self.surrogate.name}), which were solved to status {found.status!r}"
+        if self.reached:
+            made = f"searched on twins ({self.surrogate.name})" if twins else "no twin was needed for the target"
         value = None if passing.best is None else passing.value
         return Solution(status, passing.best, value, bound, found.nodes, "; ".join(filter(None, (made, note))))
 

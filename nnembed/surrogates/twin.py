@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from nnembed.aliases import Array
+from nnembed.bounds.box import Bounds
 from nnembed.errors import InputError, UnsupportedFeature
-from nnembed.ir.network import Network
+from nnembed.ir.network import Network, TensorSpec
 from nnembed.ir.nodes import Affine
+from nnembed.options import Budget
 from nnembed.tables import Table
 
 
@@ -133,21 +135,66 @@ class Twin:
         return f"<Twin of {self.network.name}{left}, {proof}>"
 
 
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A surrogate that is a network made elsewhere: read from a file, trained, or pruned before.
+
+    Parameters
+    ----------
+    twin : Network
+    """
+
+    twin: Network
+
+    name = "given"
+    summary = "a network that was made before"
+    sound = True
+
+    def build(self, network: Network, bounds: Bounds, samples: Any, budget: Budget) -> Twin:
+        """Return the twin under the original's names of inputs and outputs; see `protocols.Surrogate`."""
+        return Twin(renamed(self.twin, network))
+
+
+def renamed(twin: Network, network: Network) -> Network:
+    """Return a twin with the original's names of inputs and outputs, where it has as many of each."""
+    names: dict[str, str] = {}
+    for theirs, ours in ((twin.inputs, network.inputs), (twin.outputs, network.outputs)):
+        if len(theirs) != len(ours):
+            return twin
+        names |= {t.name: o.name for t, o in zip(theirs, ours, strict=True)}
+    if all(old == new for old, new in names.items()):
+        return twin
+    taken = set(names.values())
+    for name in twin.tensors:
+        if name not in names:
+            names[name] = f"{name} of the twin" if name in taken else name
+    tensors = {names[n]: replace(spec, name=names[n]) for n, spec in twin.tensors.items()}
+    nodes = tuple(
+        replace(node, inputs=tuple(names[t] for t in node.inputs), output=names[node.output]) for node in twin.nodes
+    )
+    inputs, outputs = (tuple(tensors[names[s.name]] for s in specs) for specs in (twin.inputs, twin.outputs))
+    return replace(twin, inputs=inputs, outputs=outputs, nodes=nodes, tensors=tensors, reference=None)
+
+
 def refuse_misfit(network: Network, twin: Network, method: str) -> None:
     """Raise an error if a twin does not have the original's inputs and outputs.
 
     Raises
     ------
     UnsupportedFeature
-        Names the first input or output that differs.
+        Names what differs, with both sizes.
     """
     for way, ours, theirs in (("input", network.inputs, twin.inputs), ("output", network.outputs, twin.outputs)):
         left, right = ([(s.name, s.shape) for s in specs] for specs in (ours, theirs))
         if left != right:
             raise UnsupportedFeature(
-                f"the twin that surrogate {method!r} made of {network.name!r} does not fit: its {way}s are {right}, "
-                f"the network's are {left}; choose another surrogate="
+                f"the twin that surrogate {method!r} made of {network.name!r} does not fit: its {way}s are "
+                f"{_listed(theirs)}, the network's are {_listed(ours)}; choose another surrogate="
             )
+
+
+def _listed(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"{s.name!r} of shape {s.shape}" for s in specs) or "none"
 
 
 def count_layers(network: Network) -> tuple[LayerCount, ...]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import nnembed as nn
+from nnembed.hooks.manager import registry
 from nnembed.testing.networks import chain
 
 
@@ -39,6 +40,30 @@ def test_for_people_and_in_one_line(cli, file, tmp_path):
     done = cli("surrogate", file, "--out", out, "--method", "magnitude:0.25,scope=global", "--box", "0,1", "-q")
     assert done.out.count("\n") == 1
     assert "63 of 84 weights, off by at most" in done.out
+
+
+@pytest.mark.parametrize("method", sorted(registry().parts("surrogate")))
+def test_every_method_writes_a_file_that_runs(cli, file, tmp_path, method):
+    runtime = pytest.importorskip("onnxruntime")
+    out = tmp_path / "twin.onnx"
+    done = cli("surrogate", file, "--method", method, "--sparsity", "0.7", "--out", out, "--box", "-1,1", "--json")
+    assert done.code == 0
+    answer = json.loads(done.out)
+    assert answer["nonzeros"] <= 26
+    assert 0 < answer["facts"]["undecayed"] < 1
+    x = np.random.default_rng(1).uniform(-1, 1, (500, 3)).astype(np.float32)
+    session = runtime.InferenceSession(str(out))
+    (theirs,) = session.run(None, {session.get_inputs()[0].name: x})
+    np.testing.assert_allclose(nn.load(out)(x), theirs, atol=1e-5)
+    assert (np.abs(nn.load(file)(x) - theirs).max(axis=0) <= np.array(answer["error_bound"]) + 1e-5).all()
+
+
+def test_methods_without_points_say_what_they_need(cli, file, tmp_path):
+    if "obc" not in registry().parts("surrogate"):
+        pytest.skip("nnembed-sparse is not installed")
+    done = cli("surrogate", file, "--method", "obc", "--out", tmp_path / "twin.onnx")
+    assert done.code == 2
+    assert "--box" in done.err or "box" in done.err
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def weights(network):
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.5, 0.95])
 def test_smallest_weights_of_each_layer_become_zero(sparsity):
     network = net()
-    twin = nn.surrogate(network, "magnitude", sparsity=sparsity)
+    twin = nn.surrogate(network, "magnitude", sparsity=sparsity, options={"scope": "layer"})
     for old, new in zip(weights(network), weights(twin.network), strict=True):
         gone = (new == 0) & (old != 0)
         assert gone.sum() == round(sparsity * old.size)
@@ -64,6 +64,27 @@ def test_global_scope_compares_layers():
     assert len({layer.sparsity for layer in twin.report.layers}) > 1
 
 
+def test_automatic_scope_is_global_for_several_outputs_as_long_as_every_layer_keeps_weights():
+    def shares(network, sparsity):
+        return {round(layer.sparsity, 2) for layer in nn.surrogate(network, sparsity=sparsity).report.layers}
+
+    assert len(shares(net(), 0.5)) > 1
+    single = chain([(12, "relu"), (10, "relu"), (1, "none")], 5, np.random.default_rng(0))
+    assert shares(single, 0.5) == {0.5}
+    small = Network(
+        net().inputs, net().outputs, tuple(_scaled(n, 1e-6 if i == 0 else 1.0) for i, n in enumerate(net().nodes)),
+        net().tensors,
+    )  # fmt: skip
+    assert shares(small, 0.5) <= {0.5, 0.52}  # all of the first layer would be gone
+    assert nn.surrogate(small, "magnitude:0.5,scope=global").report.layers[0].nonzeros == 0
+
+
+def _scaled(node, factor):
+    if not isinstance(node, Affine):
+        return node
+    return Affine(node.name, node.inputs, node.output, (Dense(factor * node.operators[0].weight),), node.bias)
+
+
 def test_whole_neurons():
     network = net()
     twin = nn.surrogate(network, sparsity=0.5, options={"structure": "neurons"}, box=BOX)
@@ -79,7 +100,7 @@ def test_whole_neurons():
 
 def test_kernels_are_pruned_entry_by_entry_or_by_channel():
     network = convolutional()
-    twin = nn.surrogate(network, sparsity=0.5, box=(0.0, 1.0))
+    twin = nn.surrogate(network, "magnitude:0.5,scope=layer", box=(0.0, 1.0))
     kernel = twin.network.nodes[0].operators[0].kernel
     assert (kernel == 0).sum() == kernel.size // 2
     channels = nn.surrogate(network, sparsity=0.5, options={"structure": "neurons"}, box=(0.0, 1.0))

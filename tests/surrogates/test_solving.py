@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import nnembed as nn
 from nnembed.backends.highs import Highs
 from nnembed.events import Incumbent
+from nnembed.ir.nodes import Affine
 from nnembed.surrogates.magnitude import Magnitude
 from nnembed.testing import enumerate_optimum
 from nnembed.testing.networks import chain, random_network
@@ -251,3 +252,99 @@ def test_the_users_model_is_as_before():
     assert embedding.block is block
     assert (m.variables["net"].lower.values == lower).all()
     assert close(m.solve(**FAST).objective, first.objective)
+
+
+class Counted(Magnitude):
+    """A surrogate that says how often it was asked."""
+
+    name = "counted"
+
+    def build(self, network, bounds, samples, budget):
+        object.__setattr__(self, "asked", getattr(self, "asked", 0) + 1)
+        return super().build(network, bounds, samples, budget)
+
+
+class Blind(Magnitude):
+    """A surrogate whose twin is constant."""
+
+    name = "blind"
+
+    def build(self, network, bounds, samples, budget):
+        nodes = [
+            replace(n, operators=tuple(op.map(np.zeros_like) for op in n.operators)) if isinstance(n, Affine) else n
+            for n in network.nodes
+        ]
+        return nn.Twin(replace(network, nodes=tuple(nodes), reference=None))
+
+
+def test_a_target_that_heuristics_reach_needs_no_twin():
+    network = chain([(30, "relu"), (30, "relu"), (1, "none")], 8, np.random.default_rng(1))
+    part = Counted(0.5)
+    result = nn.maximize(network, (-1.0, 1.0), surrogate=part, target=float(network(np.zeros(8))[0]), progress=False)
+    assert result.status == "feasible"
+    assert result.bound >= result.objective - 1e-6
+    assert not hasattr(part, "asked")
+
+
+@pytest.mark.parametrize("heuristics", ["none", "auto"])
+def test_a_target_that_twins_do_not_reach_is_left_to_the_network(heuristics):
+    network = chain([(12, "relu"), (12, "relu"), (1, "none")], 5, np.random.default_rng(4))
+    options = {"heuristics": heuristics, "time_limit": 30.0, "progress": False}
+    best = nn.maximize(network, (-1.0, 1.0), **options).objective
+    found = nn.maximize(network, (-1.0, 1.0), surrogate=Blind(), target=best - 1e-4, **options)
+    assert found.objective >= best - 1e-3
+    assert found.certificate.ok
+    beyond = nn.maximize(network, (-1.0, 1.0), surrogate=Blind(), target=best + 1.0, **options)
+    assert beyond.status == "optimal"
+    assert close(beyond.objective, best)
+    assert "without reaching the target" in beyond.message
+
+
+def test_points_of_twins_are_walked_on_from_without_heuristics(monkeypatch):
+    from nnembed.engine import passing
+
+    def total():
+        found = 0.0
+        for seed in range(4):
+            network = chain([(20, "relu"), (20, "relu"), (1, "none")], 10, np.random.default_rng(seed))
+            result = nn.maximize(
+                network, (-1.0, 1.0), surrogate="magnitude:0.8", heuristics="none", time_limit=3, progress=False
+            )
+            assert result.certificate.ok
+            assert result.objective <= result.bound + 1e-6
+            found += result.objective
+        return found
+
+    walked = total()
+    monkeypatch.setattr(passing.Passing, "walk", lambda *_: None)
+    assert total() < walked
+
+
+def test_walks_respect_rows_and_integers():
+    m, network = model_with_rows(seed=2)
+    result = m.solve(surrogate="magnitude:0.7", heuristics="none", **FAST)
+    x, k = result.values["x"].values, float(result.values["k"])
+    assert x.sum() + 0.2 * k <= 1 + 1e-6
+    assert k == pytest.approx(round(k), abs=1e-6)
+    assert network(x)[0] + 0.1 * k == pytest.approx(result.objective, abs=1e-5)
+    exact = model_with_rows(seed=2)[0].solve(**FAST)
+    assert result.objective <= exact.objective + 1e-5
+    assert result.bound >= exact.objective - 1e-6
+
+
+def test_with_rows_the_relaxation_of_the_twins_comes_before_a_first_plan():
+    network = chain([(20, "relu"), (20, "relu"), (1, "none")], 6, np.random.default_rng(1))
+
+    def model():
+        made = nn.ArrayModel(-np.ones(6), np.ones(6), matrix=np.ones((1, 6)), row_upper=1.0, maximize=True)
+        block = nn.embed(made, network, np.arange(6), attach=False)
+        made.cost[block.attached.output_labels] = 1.0
+        return made
+
+    best = nn.solve(model(), **FAST).objective
+    low = best - 0.8 * abs(best)
+    result = nn.solve(model(), surrogate="magnitude:0.3", target=low, **FAST)
+    assert result.objective >= low
+    assert result.point[:6].sum() <= 1 + 1e-6
+    assert "root" in result.phases
+    assert result.certificate.ok

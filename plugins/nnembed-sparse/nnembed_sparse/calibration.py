@@ -16,6 +16,7 @@ from nnembed_sparse.layout import Layout
 from nnembed_sparse.loss import CrossEntropy, Loss, Squared, one_hot, softmax
 
 LOSSES = ("auto", "labels", "softmax", "squared")
+SURE, _HOTTEST = 0.95, 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +104,8 @@ def calibrate(
         Classes, or values the outputs should have; None takes the network's own outputs.
     loss : {"auto", "labels", "softmax", "squared"}
         "auto" is "labels" with classes, else "squared".
+    temperature : float
+        Of the softmax; 0 takes the least from 1 on at which the network is not surer than `SURE` in the mean.
 
     Raises
     ------
@@ -121,6 +124,8 @@ def calibrate(
     classes = given if given is not None and given.ndim == 1 else None
     if loss == "labels" and classes is None:
         raise InputError("loss='labels' needs labels=, one class per sample; loss='softmax' works without")
+    if temperature == 0:
+        temperature = cool(y)
     chosen: Loss
     if classes is not None and loss in ("auto", "labels"):
         chosen = CrossEntropy(one_hot(classes, y.shape[1]), temperature)
@@ -132,6 +137,17 @@ def calibrate(
         floor = 1e-3 * float(spread.max()) or 1e-3 * float(np.abs(y).max()) or 1.0  # outputs that hardly ever change
         chosen = Squared(target, np.maximum(spread, floor))
     return Calibration(inputs, chosen, classes)
+
+
+def cool(y: Array) -> float:
+    """Return the least temperature from 1 on at which the mean confidence on outputs `y` is at most `SURE`.
+
+    A network that is right and sure of it on all its samples has no gradients left to prune by.
+    """
+    temperature = 1.0
+    while y.shape[1] > 1 and float(softmax(y / temperature).max(axis=1).mean()) > SURE and temperature < _HOTTEST:
+        temperature *= 1.1
+    return temperature
 
 
 def _given(network: Network, samples: object) -> dict[str, Array]:

@@ -12,6 +12,10 @@ from nnembed.errors import InputError
 from nnembed.ir.linear import Convolution, Dense, LinearOperator
 from nnembed.ir.network import Network
 from nnembed.ir.nodes import Affine
+from nnembed.surrogates.centring import explaining_centre
+from nnembed.surrogates.undecayed import patches
+
+__all__ = ["Layout", "Mask", "Part", "layout_of", "patches", "unfolded"]
 
 _ENTRIES = 40_000_000  # numbers a factor may hold
 
@@ -202,23 +206,6 @@ def _with_entries(operator: LinearOperator, flat: Array) -> LinearOperator:
     return Dense(flat.reshape(operator.shape))
 
 
-def patches(operator: LinearOperator, x: Array) -> Array:
-    """Return what the rows of an operator weigh, (groups, batch, positions, columns), for inputs (batch, n_in)."""
-    if not isinstance(operator, Convolution):
-        return x[None, :, None, :]
-    batch, g = len(x), operator.groups
-    c_in, *taps = operator.kernel.shape[1:]
-    padded = np.pad(x.reshape(batch, g, c_in, *operator.size), [(0, 0)] * 3 + list(operator.pads))
-    reach = tuple(d * (k - 1) + 1 for d, k in zip(operator.dilations, taps, strict=True))
-    axes = tuple(range(3, 3 + len(taps)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=axes)
-    steps = tuple(slice(None, None, s) for s in operator.strides)
-    windows = windows[(slice(None),) * 3 + steps + tuple(slice(None, None, d) for d in operator.dilations)]
-    rank = len(taps)
-    order = (1, 0, *range(3, 3 + rank), 2, *range(3 + rank, 3 + 2 * rank))
-    return windows.transpose(order).reshape(g, batch, int(np.prod(operator.out_size)), c_in * int(np.prod(taps)))
-
-
 def unfolded(layout: Layout) -> Layout:
     """Return the layout with one centre per layer: the one that explains most of its biases.
 
@@ -231,6 +218,5 @@ def unfolded(layout: Layout) -> Layout:
     for part in layout.weights:
         sums = layout.start[part.span].reshape(part.rows, part.columns).sum(axis=1)
         bias = layout.node(part).bias.reshape(part.rows, part.positions).mean(axis=1)
-        size = float(sums @ sums)
-        centres.append(np.full((part.groups, part.columns), -float(bias @ sums) / size if size > 0 else 0.0))
+        centres.append(np.full((part.groups, part.columns), explaining_centre(sums, bias)[0]))
     return replace(layout, centres=tuple(centres))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from pathlib import Path
@@ -129,7 +130,7 @@ def test_what_does_not_fit_is_refused_by_name():
     with pytest.raises(UnknownName, match="squared"):
         Obc(loss="square")
     with pytest.raises(InputError, match="temperature"):
-        Obc(temperature=0.0)
+        Obc(temperature=-1.0)
     with pytest.raises(BoxError, match="samples="):
         Obc().build(network, input_bounds(network, (-np.inf, np.inf), finite=False), None, Budget())
     with pytest.raises(InputError, match="5 labels for 6 samples"):
@@ -149,17 +150,64 @@ def test_what_does_not_fit_is_refused_by_name():
         made(bare, Obc())
 
 
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_nothing_pruned_is_the_network(method):
+    network = chain([(8, "relu"), (2, "none")], 4, np.random.default_rng(0))
+    assert made(network, method, sparsity=0.0).network.digest == network.digest
+
+
 def test_finetuning_without_torch_says_what_to_install():
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        network = chain([(5, "relu"), (3, "none")], 4, np.random.default_rng(0))
-        with pytest.raises(Unavailable, match="torch"):
-            made(network, Obc(), finetune=1)
-    else:
-        network = chain([(20, "relu"), (3, "none")], 4, np.random.default_rng(0))
-        before = made(network, Undecayed(), sparsity=0.7).report.facts["twin_loss"]
-        assert made(network, Undecayed(), sparsity=0.7, finetune=3).report.facts["twin_loss"] < before
+    if importlib.util.find_spec("torch") is not None:
+        pytest.skip("torch is installed")
+    network = chain([(5, "relu"), (3, "none")], 4, np.random.default_rng(0))
+    with pytest.raises(Unavailable, match="torch"):
+        made(network, Obc(), finetune=1)
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_finetuning_keeps_the_mask_and_lowers_the_loss(method, labelled):
+    pytest.importorskip("torch")
+    network = chain([(20, "relu"), (15, "leaky"), (10, "relu"), (3, "none")], 6, np.random.default_rng(0))
+    x = np.random.default_rng(1).normal(size=(600, 6))
+    labels = np.random.default_rng(2).permutation(3)[network(x).argmax(axis=1)] if labelled else None
+    options = {"labels": labels, "sparsity": 0.7}
+    before = made(network, method, x, **options)
+    after = made(network, method, x, finetune=30, **options)
+    moved = 0.0
+    for old, new in zip(before.network.nodes, after.network.nodes, strict=True):
+        if isinstance(old, Affine):
+            first, second = old.operators[0].weight, new.operators[0].weight
+            assert ((first != 0) == (second != 0)).all()
+            moved += float(np.abs(first - second).sum())
+    assert moved > 0
+    assert after.report.facts["twin_loss"] < before.report.facts["twin_loss"]
+    assert after.report.nonzeros == before.report.nonzeros
+    points = np.random.default_rng(3).uniform(-1, 1, (2000, 6))
+    assert (np.abs(network(points) - after.network(points)) <= after.error_bound + 1e-9).all()
+    again = made(network, method, x, finetune=30, **options)
+    assert again.network.digest == after.network.digest
+
+
+def test_finetuning_never_makes_the_samples_worse():
+    pytest.importorskip("torch")
+    network = chain([(12, "relu"), (2, "none")], 4, np.random.default_rng(0))
+    x = np.random.default_rng(1).normal(size=(200, 4))
+    whole = made(network, Obc(), x, sparsity=0.0, finetune=2)
+    assert whole.report.facts["twin_loss"] == 0.0
+    with pytest.raises(UnsupportedFeature, match="conv"):
+        made(picture(np.random.default_rng(0)), Undecayed(), finetune=1)
+
+
+@pytest.mark.parametrize("method", [m for n, m in METHODS.items() if n != "Regions"], ids=lambda m: m.name)
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_skip_connections(method, seed):
+    network = chain([(8, "relu"), (7, "relu"), (2, "none")], 4, np.random.default_rng(seed), skip=True)
+    twin = made(network, method, sparsity=0.5, points=80)
+    points = np.random.default_rng(seed).uniform(-1, 1, (1000, 4))
+    assert (np.abs(network(points) - twin.network(points)) <= twin.error_bound + 1e-9).all()
+    assert twin.report.sparsity >= 0.5
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -187,3 +235,29 @@ def test_published_network(method, least):
     for bar, sparsity in zip(least, (0.9, 0.95, 0.98), strict=True):
         rows = list(mnist_rows([method], [sparsity], [11]))
         assert rows[-1][3] - rows[0][3] >= bar - 93.97 - 0.7  # one half of the images: half a point of chance
+
+
+@pytest.mark.slow
+def test_order_of_the_methods_on_a_network_without_mistakes():
+    """Its gradients vanish at temperature 1; the surgeon must beat plain magnitudes at high sparsity all the same."""
+    datasets, networks = pytest.importorskip("sklearn.datasets"), pytest.importorskip("sklearn.neural_network")
+    images, labels = datasets.load_digits(return_X_y=True)
+    images = images / 16.0
+    model = networks.MLPClassifier((50, 50), alpha=1e-4, max_iter=150, random_state=0).fit(images[:1200], labels[:1200])
+    tensors, nodes, source = {"x": TensorSpec("x", (64,))}, [], "x"
+    for i, (weight, bias) in enumerate(zip(model.coefs_, model.intercepts_, strict=True)):
+        nodes.append(Affine(f"affine_{i}", (source,), f"pre_{i}", (Dense(weight.T.copy()),), bias.copy()))
+        tensors[f"pre_{i}"], source = TensorSpec(f"pre_{i}", (len(bias),)), f"pre_{i}"
+        if i < 2:
+            nodes.append(relu(f"relu_{i}", source, f"post_{i}", len(bias)))
+            tensors[f"post_{i}"], source = TensorSpec(f"post_{i}", (len(bias),)), f"post_{i}"
+    network = Network((tensors["x"],), (tensors[source],), tuple(nodes), tensors)
+    right = {}
+    for method in ("magnitude", "surgeon", "obc", "multi"):
+        for sparsity in (0.8, 0.9):
+            twin = nn.surrogate(network, method, sparsity=sparsity, samples=images[:1200], labels=labels[:1200])
+            right[method, sparsity] = (twin.network(images[1200:]).argmax(axis=1) == labels[1200:]).mean()
+    assert right["surgeon", 0.9] > right["magnitude", 0.9]
+    for sparsity in (0.8, 0.9):
+        assert right["obc", sparsity] > max(right["surgeon", sparsity], right["magnitude", sparsity])
+        assert right["multi", sparsity] > 0.85

@@ -14,9 +14,10 @@ from nnembed.ir.nodes import Affine, relu
 from nnembed.options import Budget
 from nnembed.testing.networks import chain
 
-from nnembed_sparse.calibration import calibrate
+from nnembed_sparse.calibration import SURE, calibrate, cool
 from nnembed_sparse.layerwise import moments, refit, traces
 from nnembed_sparse.layout import layout_of, patches, unfolded
+from nnembed_sparse.loss import softmax
 from nnembed_sparse.newton import Steps, resolve
 from nnembed_sparse.regions import allocate, log_regions, term_rank
 from nnembed_sparse.surgeon import Search, bucketed, improve, magnitude_mask, update
@@ -94,6 +95,14 @@ def test_curvature_is_the_second_derivative_where_the_network_is_linear():
     step = np.random.default_rng(1).normal(size=layout.size)
     values = [calibration.value(layout.rebuilt(layout.start + s * 1e-3 * step)) for s in (1, 0, -1)]
     assert (values[0] - 2 * values[1] + values[2]) / 1e-6 == pytest.approx(step @ bend @ step, rel=1e-4)
+
+
+def test_temperature_is_chosen_for_networks_that_are_sure():
+    y = np.random.default_rng(0).normal(size=(200, 5))
+    assert cool(0.1 * y) == 1.0
+    assert cool(100 * y) == pytest.approx(10 * cool(10 * y), rel=0.15)
+    assert softmax(100 * y / cool(100 * y)).max(axis=1).mean() == pytest.approx(SURE, abs=0.01)
+    assert cool(np.ones((3, 1))) == 1.0  # a single output is sure at any temperature
 
 
 def test_patches_are_what_the_kernel_weighs():

@@ -30,6 +30,7 @@ class Role(enum.Enum):
     SLACK = "slack"  # negative part of a pre-activation
     INDICATOR = "on"  # binary: which piece is active
     STABLE = "stable"  # a stably active neuron, or the share of such neurons in a row
+    LEVEL = "level"  # integer: which stair of a rounding
     PART = "part"  # what a binary lets through of other columns
 
 
@@ -101,6 +102,20 @@ class AtLeast(Fill):
     def __call__(self, state: Mapping[str, Array]) -> Array:
         """See `Fill`."""
         return (state[self.tensor].reshape(-1)[self.elements] >= 0).astype(float)
+
+
+@dataclass(frozen=True, eq=False)
+class Level(Fill):
+    """The level of a rounding above level `least`, from its output and the height of its stairs."""
+
+    tensor: str
+    elements: Index
+    scale: Array
+    least: Array
+
+    def __call__(self, state: Mapping[str, Array]) -> Array:
+        """See `Fill`."""
+        return np.rint(state[self.tensor].reshape(-1)[self.elements] / self.scale) - self.least
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,7 +344,7 @@ class Block:
         """Return columns and rows as readable lines, for small blocks and tests."""
         names = [name.removeprefix(".") for name in self.names("")]
         lines = [
-            f"{name} {'binary' if whole else f'in [{low:g}, {high:g}]'}"
+            f"{name} {_kind_text(low, high, whole)}"
             for name, low, high, whole in zip(names, self.lower, self.upper, self.integer, strict=True)
         ]
         lines += _row_texts(self.matrix, self.row_lower, self.row_upper, names)
@@ -381,6 +396,12 @@ def _occurrence(values: Index) -> Index:
     count = np.empty(len(values), dtype=np.intp)
     count[order] = np.arange(len(values)) - start
     return count
+
+
+def _kind_text(low: float, high: float, whole: bool) -> str:
+    if whole and {low, high} <= {0.0, 1.0}:
+        return "binary"
+    return f"{'integer ' if whole else ''}in [{low:g}, {high:g}]"
 
 
 def _row_texts(matrix: sp.csr_array, lower: Array, upper: Array, names: list[str]) -> list[str]:

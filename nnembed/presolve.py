@@ -28,7 +28,7 @@ from nnembed.block import Fill
 from nnembed.bounds.box import Bounds, contenders
 from nnembed.ir.linear import Dense, LinearOperator
 from nnembed.ir.network import Network
-from nnembed.ir.nodes import Activation, Affine, Max
+from nnembed.ir.nodes import Activation, Affine, Max, Winner
 
 LONG = 3  # rows with fewer terms than this are as good as a column
 _SAVING = 0.9  # another column must save a tenth of the nonzeros: solvers like substituted rows better
@@ -125,12 +125,12 @@ def row_weights(network: Network, bounds: Bounds, times: Callable[[str], float])
             moving = ~opened & (bounds.low[node.output] < bounds.high[node.output]).ravel()
             share = min(1.0, behind / max(int(moving.sum()), 1))
             need(node.input, (times(node.name) if opened.any() else 0.0) * opened + share * moving)
-        elif isinstance(node, Max):
+        elif isinstance(node, Max | Winner):
             need(node.input, _members(node, bounds))
     return weight
 
 
-def _members(node: Max, bounds: Bounds) -> Array:
+def _members(node: Max | Winner, bounds: Bounds) -> Array:
     """Return 1 for members of a maximum that may be the largest."""
     low, high = bounds.low[node.input], bounds.high[node.input]
     alive = contenders(node, low, high)

@@ -13,7 +13,7 @@ from nnembed.block import Block, Presolved
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder
 from nnembed.ir.network import Network, TensorSpec
-from nnembed.ir.nodes import Clip, Kink, Node, Step
+from nnembed.ir.nodes import Clip, Kink, Node, Round, Step
 from nnembed.protocols import Formulation
 
 _SAMPLES = 8
@@ -103,8 +103,10 @@ def appearances(part: Formulation, node: Node) -> float:
         which = np.flatnonzero(node.low != node.high)[:1]
         single = replace(node, inputs=("x",), output="y", low=node.low[which], high=node.high[which])
         low, high, open_ = -1.0, 1.0, len(which)
+    elif isinstance(node, Round):
+        return 2.0  # every form: once on either side of a level
     else:
-        return 1.0  # a maximum gives its long members columns by itself
+        return 1.0  # a maximum or winner gives its long members columns by itself
     if not open_:
         return 1.0
     x, y = TensorSpec("x", (1,)), TensorSpec("y", (1,))

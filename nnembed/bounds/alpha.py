@@ -22,7 +22,7 @@ from nnembed.bounds.backward import Crown
 from nnembed.bounds.box import Bounds, Provenance, contenders
 from nnembed.bounds.interval import narrow, node_interval
 from nnembed.ir.network import Network
-from nnembed.ir.nodes import Affine, Max
+from nnembed.ir.nodes import Affine, Max, Winner
 from nnembed.options import Budget, Clock
 
 _CHUNK = 400_000  # numbers of one tensor held for all functions of a sweep
@@ -173,7 +173,7 @@ def wanted(bounds: Bounds, node: Affine) -> Mask:
     for reader in network.activations:
         if reader.inputs[0] != node.output:
             continue
-        if not isinstance(reader, Max):
+        if not isinstance(reader, Max | Winner):
             mask |= bounds.open(reader)
             continue
         alive = contenders(reader, bounds.low[node.output], bounds.high[node.output])

@@ -1,8 +1,9 @@
 """All useful lines below and above an activation: where there is a choice, they turn about a breakpoint.
 
 A convex neuron (ReLU) lies above every line through its breakpoint with a slope between its two slopes, a concave one
-below; a clip has such a choice at either end, a step at its two corners. A share t between zero and one names the line,
-so one number per neuron is what slopes are optimised over; the other side is the chord of `lines`.
+below; a clip has such a choice at either end, a step at its two corners, a staircase at its first and last one. A share
+t between zero and one names the line, so one number per neuron is what slopes are optimised over; the other side is the
+chord of `lines`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from nnembed.aliases import Array, Mask
 from nnembed.bounds.box import contenders
 from nnembed.bounds.interval import UNIT, gamma
 from nnembed.bounds.lines import lines, step_slopes
-from nnembed.ir.nodes import Activation, Clip, Kink, Max, Step
+from nnembed.bounds.stairs import Stairs
+from nnembed.ir.nodes import Activation, Clip, Kink, Max, Round, Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,9 @@ def family(node: Activation, low: Array, high: Array) -> Family:
     elif isinstance(node, Step):
         free, level, least, most = _step_freedom(node, low, high)
         pivot = np.zeros(free.shape)
+    elif isinstance(node, Round):
+        free, pivot, level, most = _stair_freedom(Stairs(node, low, high))
+        least = np.zeros(free.shape)
     else:
         assert isinstance(node, Clip)
         free, pivot, least, most = _clip_freedom(node, low, high, slope)
@@ -90,6 +95,13 @@ def _step_freedom(node: Step, low: Array, high: Array) -> tuple[Mask, Array, Arr
     corners = np.stack([np.minimum(node.low, node.high), np.maximum(node.low, node.high)])[:, None]
     level = np.broadcast_to(corners, steepest.shape)
     return np.stack([open_, open_]), level, np.minimum(steepest, 0.0), np.maximum(steepest, 0.0)
+
+
+def _stair_freedom(stairs: Stairs) -> tuple[Mask, Array, Array, Array]:
+    """Return where there is a choice, the corners (argument and value) lines turn about, and the largest slope."""
+    free = np.stack([stairs.open, stairs.open])
+    pivot, level = np.stack([stairs.first, stairs.last]), np.stack([stairs.bottom, stairs.top])
+    return free, np.where(free, pivot, 0.0), np.where(free, level, 0.0), np.stack(stairs.freedom())
 
 
 def _clip_freedom(node: Clip, low: Array, high: Array, slope: Array) -> tuple[Mask, Array, Array, Array]:

@@ -23,7 +23,7 @@ from nnembed.bounds.alpha_lines import Family, Peaks, family, peaks
 from nnembed.bounds.backward import centred
 from nnembed.bounds.interval import UNIT, gamma
 from nnembed.ir.network import Network
-from nnembed.ir.nodes import Activation, Affine, Max, Node
+from nnembed.ir.nodes import Activation, Affine, Max, Node, Winner
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +115,9 @@ class Sweeps:
                 slope, offset = chosen[node.output] = self._maximum(node, a)
                 constant = constant + _dot(a, offset)
                 parts = [self._scatter(node, a[..., None] * slope)]
+            elif isinstance(node, Winner):  # what is known of it does not depend on its input
+                constant = constant + _dot(a, self._end(node.output, a))
+                parts = [np.zeros((len(a), self.shared.network.tensors[node.input].size))]
             else:
                 slope, offset = chosen[node.output] = self._lines(node, a)
                 constant = constant + _dot(a, offset)
@@ -146,6 +149,9 @@ class Sweeps:
                 if node.output in self.splits:
                     found[node.output] = -self._kept(node.output + " split", self.splits[node.output]) * total
                 continue
+            if isinstance(node, Winner):
+                z[node.output] = self._end(node.output, a)
+                continue
             slope, offset = trace.lines[node.output]
             g = z[node.inputs[0]]
             if isinstance(node, Max):
@@ -160,7 +166,7 @@ class Sweeps:
         return found
 
     def _end(self, tensor: str, a: Array) -> Array:
-        """Return where in its bounds an input makes coefficients least."""
+        """Return where in its bounds a tensor makes coefficients least."""
         low, high = self._kept(tensor + " ends", (self.shared.low[tensor], self.shared.high[tensor]))
         return np.where(a >= 0, low, high)
 
@@ -285,6 +291,8 @@ class Shared:
             return relative * drift + gamma(n + 8) * np.abs(node.bias)
         if isinstance(node, Max):
             return gamma(node.groups.size + n + 40) * (node.groups.shape[1] + 2) * sizes[0][:, node.groups].max(axis=-1)
+        if isinstance(node, Winner):
+            return np.full(self.low[node.output].shape, gamma(n + 8))
         lines = self.family(node)
         furthest = np.maximum(np.abs(lines.offset), np.abs(lines.offset + lines.shift)).max(axis=0)
         return lines.error + gamma(n + 8) * furthest

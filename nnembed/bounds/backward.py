@@ -22,14 +22,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.sparse as sp
 
-from nnembed.aliases import Array, Index
+from nnembed.aliases import Array, Index, Mask
 from nnembed.bounds.box import Bounds, Provenance, contenders
-from nnembed.bounds.interval import UNIT, gamma, narrow, node_interval
+from nnembed.bounds.interval import UNIT, gamma, narrow, node_interval, one_hot
 from nnembed.bounds.lines import lines
 from nnembed.ir.network import Network
-from nnembed.ir.nodes import Activation, Affine, Kink, Max, Node
+from nnembed.ir.nodes import Activation, Affine, Kink, Max, Node, Winner
 from nnembed.options import Budget, Clock
 
+_MOST_PAIRS = 200_000_000  # coefficients of the differences of members; more are bounded by the members' ranges
 _CHUNK = 200_000  # coefficients held at a time: small enough for the processor's cache
 
 
@@ -67,6 +68,8 @@ def _propagate(bounds: Bounds, clock: Clock) -> tuple[dict[str, Array], dict[str
     targets = {node.inputs[0] for node in network.activations} | {spec.name for spec in network.outputs}
     for position, node in enumerate(network.nodes):
         lo, hi = node_interval(node, [(low[t], high[t]) for t in node.inputs])
+        if isinstance(node, Winner) and not clock.expired:
+            lo, hi = one_hot(rivals(sweep, node, position)[0])
         narrow(node.output, lo, hi, (low, high))
         if node.output in targets and isinstance(node, Affine) and not clock.expired:
             if all(source not in network.producers for source in node.inputs):
@@ -183,6 +186,51 @@ class Backward:
         return self._steps[node.output]
 
 
+def rivals(sweep: Backward, node: Winner, position: int) -> tuple[Mask, Array]:
+    """Compare the members of every group with each other.
+
+    Parameters
+    ----------
+    sweep : Backward
+    node : Winner
+    position : int
+        Where it is in the network.
+
+    Returns
+    -------
+    alive : mask (batch, groups, k)
+        Members that may win.
+    least : array (batch, groups, k, k)
+        Lower bounds of member i less member j, bounded backwards as one function where both may win.
+    """
+    low, high = sweep.low[node.input], sweep.high[node.input]
+    alive = contenders(node, low, high)
+    lo, hi = low[:, node.groups], high[:, node.groups]
+    least = np.nextafter(lo[..., :, None] - hi[..., None, :], -np.inf)
+    open_ = alive & (alive.sum(axis=-1, keepdims=True) > 1)
+    pair = (open_[..., :, None] & open_[..., None, :]).any(axis=0) & ~np.eye(lo.shape[-1], dtype=bool)
+    group, i, j = np.nonzero(pair)
+    widest = max(spec.size for spec in sweep.network.tensors.values())
+    if not len(group) or len(group) * len(low) * widest > _MOST_PAIRS:
+        return alive, least
+    step = max(1, _CHUNK // (len(low) * widest))
+    for part in (slice(k, k + step) for k in range(0, len(group), step)):
+        some = group[part], i[part], j[part]
+        row, count = np.arange(len(some[0])), len(some[0])
+        rows = np.zeros((1, count, low.shape[1]))
+        rows[0, row, node.groups[some[0], some[1]]] = 1.0
+        rows[0, row, node.groups[some[0], some[2]]] -= 1.0
+        none = np.zeros((len(low), count))
+        found = sweep.lower_bound({node.input: rows}, none, none, position)
+        least[:, some[0], some[1], some[2]] = np.maximum(least[:, some[0], some[1], some[2]], found)
+    beaten = least > 0  # i beats j, and of equal ones the first wins
+    beaten |= (least >= 0) & np.triu(np.ones(pair.shape[1:], dtype=bool), 1)
+    beaten &= alive[..., :, None] & alive[..., None, :]
+    still = alive & ~beaten.any(axis=-2)
+    # By rounding alone all could seem beaten; then nothing is taken away.
+    return np.where(still.any(axis=-1, keepdims=True), still, alive), least
+
+
 @dataclass(frozen=True, eq=False)
 class _Step:
     """One node going backwards, for coefficients a of its output.
@@ -214,7 +262,8 @@ class _Step:
             part = a * mean
             part += size * half
             return [(self.node.inputs[0], part)]
-        assert self.routes is not None
+        if self.routes is None:
+            return []
         below, above = self.routes
         positive, negative = np.maximum(a, 0.0), np.minimum(a, 0.0)
         return [(self.node.inputs[0], _route(below, positive) + _route(above, negative))]
@@ -242,6 +291,8 @@ def _make_step(node: Node, low: Mapping[str, Array], high: Mapping[str, Array]) 
         drift = gamma(4) * np.maximum(np.abs(line.lower_slope), np.abs(line.upper_slope)) * sizes[0]
         slopes = 0.5 * (line.lower_slope + line.upper_slope), 0.5 * (line.lower_slope - line.upper_slope)
         return _Step(node, *_columns(own, line.lower_offset, line.upper_offset, drift), slopes=slopes)
+    if isinstance(node, Winner):  # what is known of it does not depend on its input
+        return _Step(node, *_columns(own, low[node.output], high[node.output], np.zeros_like(own[0])))
     assert isinstance(node, Max)
     below, above, offset = _max_routes(node, low[node.inputs[0]], high[node.inputs[0]])
     drift = gamma(node.groups.size) * sizes[0].max(axis=-1, keepdims=True)

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from nnembed.aliases import Array, Index, Mask
 from nnembed.errors import BoxError, InputError
 from nnembed.ir.network import Network, TensorSpec, batch_axes
-from nnembed.ir.nodes import Clip, Kink, Max, Node, Step
+from nnembed.ir.nodes import Clip, Kink, Max, Node, Round, Step, Winner
 from nnembed.tables import Table
 
 
@@ -67,7 +67,7 @@ class TensorView(Mapping[str, Array]):
         key = self._network.resolve(name)
         if key not in self._flat:
             raise KeyError(f"no bounds for {name!r}")
-        return self._flat[key].reshape(*self._lead, *self._network.tensors[key].shape)
+        return self._flat[key].reshape((*self._lead, *self._network.tensors[key].shape))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._flat)
@@ -159,7 +159,8 @@ class Bounds:
         """Return the mask (batch, n) of the neurons of a layer whose linear piece is not decided.
 
         A bound that merely touches the breakpoint decides; not so an upper bound at the threshold of a step, where it
-        jumps. For a maximum it marks groups with more than one member that may win.
+        jumps. For a rounding it says where more than one level is in reach, for maxima and winners it marks groups with
+        more than one member that may win.
         """
         low, high = self.low[node.inputs[0]], self.high[node.inputs[0]]
         if isinstance(node, Kink):
@@ -169,7 +170,10 @@ class Bounds:
             return at_lower | ((low < node.upper) & (high > node.upper))
         if isinstance(node, Step):
             return (low < 0) & (high >= 0) & (node.low != node.high)
-        if isinstance(node, Max):
+        if isinstance(node, Round):
+            first, last = levels(node, low, high)
+            return first < last
+        if isinstance(node, Max | Winner):
             return contenders(node, low, high).sum(axis=-1) > 1
         return np.zeros(low.shape, dtype=bool)
 
@@ -222,16 +226,50 @@ class Bounds:
         return self.summary()._repr_html_()
 
 
-def contenders(node: Max, low: Array, high: Array) -> Mask:
+def levels(node: Round, low: Array, high: Array) -> tuple[Array, Array]:
+    """Return the least and the greatest level (batch, n) of roundings of arguments in [low, high]; whole or infinite.
+
+    For the exact function and for what a forward pass computes, whose division rounds unless steps are powers of two.
+    """
+    first, last = low / node.step, high / node.step
+    exact = np.frexp(node.step)[0] == 0.5
+    first, last = (
+        np.where(exact, first, np.nextafter(first, -np.inf)),
+        np.where(exact, last, np.nextafter(last, np.inf)),
+    )
+    return node.level(first), node.level(last)
+
+
+def contenders(node: Max | Winner, low: Array, high: Array) -> Mask:
     """Return the mask (batch, groups, members) of the members that may be the largest of their group.
 
-    A member that the best lower bound of another reaches can be dropped; repeated members count once.
+    A member that the best lower bound of another reaches can be dropped (from a maximum; it still wins over a later one
+    that it equals); repeated members count once.
     """
     members = node.groups
     lo, hi = low[:, members], high[:, members]
+    if isinstance(node, Winner):
+        before = np.maximum.accumulate(lo, axis=-1)
+        alive = hi >= before[..., -1:]
+        alive[..., 1:] &= hi[..., 1:] > before[..., :-1]
+        return _once(members, alive)
     best = lo.argmax(axis=-1)[..., None]  # argmax takes the first, so never a repetition
     alive = hi > np.take_along_axis(lo, best, axis=-1)
     np.put_along_axis(alive, best, True, axis=-1)
+    return _once(members, alive)
+
+
+def pairs(owner: Index) -> tuple[Index, Index]:
+    """Return all ordered pairs of different places i, j with ``owner[i] == owner[j]``; `owner` is sorted."""
+    count = np.bincount(owner)[owner] if len(owner) else np.zeros(0, dtype=np.intp)
+    first = np.searchsorted(owner, owner)
+    i = np.repeat(np.arange(len(owner)), count)
+    j = np.arange(len(i)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
+    return i[i != j], j[i != j]
+
+
+def _once(members: Index, alive: Mask) -> Mask:
+    """Return the mask without repeated members."""
     for k in range(1, members.shape[1]):
         alive[..., k] &= ~(members[:, :k] == members[:, k : k + 1]).any(axis=1)
     return alive

@@ -11,11 +11,11 @@ import time
 
 import numpy as np
 
-from nnembed.aliases import Array
-from nnembed.bounds.box import Bounds, Provenance
+from nnembed.aliases import Array, Mask
+from nnembed.bounds.box import Bounds, Provenance, contenders, levels
 from nnembed.ir.linear import Selection
 from nnembed.ir.network import Network
-from nnembed.ir.nodes import Abs, Affine, Clip, Kink, Max, Node, Relu, Step
+from nnembed.ir.nodes import Abs, Affine, Clip, Kink, Max, Node, Relu, Round, Step, Winner
 from nnembed.options import Budget
 
 UNIT = 2.0**-53
@@ -59,6 +59,13 @@ def node_interval(node: Node, sources: list[tuple[Array, Array]]) -> tuple[Array
     if isinstance(node, Step):
         ends = node.evaluate(lo), node.evaluate(hi)
         return np.minimum(*ends), np.maximum(*ends)
+    if isinstance(node, Round):
+        first, last = levels(node, lo, hi)
+        exact = np.frexp(node.scale)[0] == 0.5
+        lo, hi = node.scale * first, node.scale * last
+        return np.where(exact, lo, np.nextafter(lo, -np.inf)), np.where(exact, hi, np.nextafter(hi, np.inf))
+    if isinstance(node, Winner):
+        return one_hot(contenders(node, lo, hi))
     if isinstance(node, Clip | Max):  # monotone, and exact in floating point
         return node.evaluate(lo), node.evaluate(hi)
     raise TypeError(f"no interval rule for {node.kind}")
@@ -74,6 +81,12 @@ def _kink_interval(node: Kink, lo: Array, hi: Array) -> tuple[Array, Array]:
     if isinstance(node, Relu | Abs):  # slopes of one and zero are exact
         return low, high
     return low - 2 * UNIT * np.abs(low), high + 2 * UNIT * np.abs(high)
+
+
+def one_hot(alive: Mask) -> tuple[Array, Array]:
+    """Return bounds (batch, n) of winners from the mask (batch, groups, members) of those that may win."""
+    sure = alive & (alive.sum(axis=-1, keepdims=True) == 1)
+    return sure.reshape(len(alive), -1).astype(float), alive.reshape(len(alive), -1).astype(float)
 
 
 def narrow(name: str, low: Array, high: Array, into: tuple[dict[str, Array], dict[str, Array]]) -> None:

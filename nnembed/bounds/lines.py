@@ -3,7 +3,7 @@
 The graph of a piecewise-linear function lies below a line of slope s exactly when the offset is at least the largest
 ``f(p) - s p`` over its breakpoints and both ends; so any slope is admissible, also one with rounding errors, and the
 offset is computed from the vertices and moved outward by its own rounding error. A step has both of its values at the
-threshold: its own and the limit from below.
+threshold: its own and the limit from below; so has a rounding at each of its jumps (see `stairs`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 
 from nnembed.aliases import Array
 from nnembed.bounds.interval import UNIT
-from nnembed.ir.nodes import Activation, Clip, Kink, Relu, Step
+from nnembed.bounds.stairs import Stairs
+from nnembed.ir.nodes import Activation, Clip, Kink, Relu, Round, Step
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,8 @@ def lines(node: Activation, low: Array, high: Array) -> Lines:
         return _relu_lines(low, high)
     if isinstance(node, Step):
         return _step_lines(node, low, high)
+    if isinstance(node, Round):
+        return _stair_lines(Stairs(node, low, high))
     if isinstance(node, Kink):
         vertices = np.stack([low, np.clip(0.0, low, high), high])
         lower, upper, open_ = _kink_slopes(node, low, high)
@@ -112,6 +115,13 @@ def _step_lines(node: Step, low: Array, high: Array) -> Lines:
     upper = np.where(open_ & (wider != rising), upper, 0.0)
     lower_offset = _offset(vertices, values, lower, open_, -1.0)
     return Lines(lower, -lower_offset, upper, _offset(vertices, values, upper, open_, 1.0))
+
+
+def _stair_lines(stairs: Stairs) -> Lines:
+    vertices, values = stairs.corners()
+    lower, upper = stairs.slopes()
+    lower_offset = _offset(vertices, values, lower, stairs.open, -1.0)
+    return Lines(lower, -lower_offset, upper, _offset(vertices, values, upper, stairs.open, 1.0))
 
 
 def step_slopes(node: Step, low: Array, high: Array) -> tuple[Array, Array]:

@@ -10,7 +10,8 @@ With a binary z the last row becomes ``r <= U z, s <= -L (1 - z)``, which is exa
 three parts ``g = lower - p + q + t, y = lower + q`` with ``p / (lower - L) + q / span <= 1`` and ``t / (U - upper) <=
 q / span``; a maximum has ``x_i <= y <= x_i + M_i (1 - z_i), sum z = 1`` and ``y <= sum_i (x_i - l_i) + max_i l_i``; a
 step is ``y = low + (high - low) z`` with ``L (1 - z) <= g <= U z``, which with a continuous z is the hull of its graph
-and its limit at the threshold.
+and its limit at the threshold. A rounding is a step with several levels, see `stairs`; a winner is ``sum z = 1``,
+``x_i - x_j >= m_ij (1 - z_i)`` with m_ij a proven bound of the difference.
 
 Sources: Ehlers, ATVA 2017 (triangle); Serra, Tjandraatmadja and Ramalingam, ICML 2018 (both sides).
 """
@@ -23,16 +24,18 @@ import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index
-from nnembed.bounds.box import contenders
+from nnembed.bounds.backward import Backward, rivals
+from nnembed.bounds.box import contenders, pairs
 from nnembed.bounds.interval import UNIT, gamma
 from nnembed.bounds.lp_relaxation import Affines, Relaxation, scale, widen
+from nnembed.bounds.stairs import Stairs
 from nnembed.formulations.bigm import top_two
-from nnembed.ir.nodes import Clip, Kink, Max, Node, Step
+from nnembed.ir.nodes import Clip, Kink, Max, Node, Round, Step, Winner
 
 
 def emit(relaxation: Relaxation, node: Node) -> None:
     """Write an activation with the bounds its input has now; nothing for other nodes and for those not asked for."""
-    if node.output not in relaxation.written or not isinstance(node, Kink | Clip | Step | Max):
+    if node.output not in relaxation.written or not isinstance(node, Kink | Clip | Step | Round | Max | Winner):
         return
     binary = node.output in relaxation.binaries
     layer = _Layer(relaxation, relaxation.value(node.inputs[0]), *relaxation.range(node.inputs[0]), binary)
@@ -42,6 +45,10 @@ def emit(relaxation: Relaxation, node: Node) -> None:
         result = _kink(layer, node)
     elif isinstance(node, Step):
         result = _step(layer, node)
+    elif isinstance(node, Round):
+        result = _stairs(layer, node)
+    elif isinstance(node, Winner):
+        result = _winner(layer, node)
     else:
         result = _clip(layer, node)
     relaxation.define(node.output, result)
@@ -100,6 +107,34 @@ def _step(layer: _Layer, node: Step) -> Affines:
         own.append((i, lp.unit(z, jump[i])))
     constant = np.where(opened | (layer.low < 0), below, above)
     return _joined(layer, node, own, np.zeros(len(opened)), constant, np.abs(jump) * opened)
+
+
+def _stairs(layer: _Layer, node: Round) -> Affines:
+    lp, shape = layer.lp, (layer.lp.batch, len(node.step))
+    stairs = Stairs(node, layer.low.reshape(shape), layer.high.reshape(shape))
+    opened = stairs.open.ravel()
+    i, constant = np.flatnonzero(opened), stairs.bottom.ravel()
+    own: list[tuple[Index, sp.csr_array]] = []
+    if len(i):
+        pre, side = layer.pre.take(i), stairs.sides(i)
+        zero, none = np.zeros(len(i)), np.full(len(i), np.inf)
+        q = lp.columns(zero, side.span, integer=layer.binary)
+        size = np.abs(side.most) + side.rise * side.span + side.over + np.abs(side.least) + side.climb * side.span
+        slack = pre.error + 8 * UNIT * (np.abs(pre.constant) + pre.size + size + side.under)
+        upper, lower = [pre.matrix, lp.unit(q, -side.rise)], [pre.matrix, lp.unit(q, -side.climb)]
+        if (k := np.flatnonzero(side.over)).size:
+            z = lp.columns(zero[k], np.ones(len(k)), integer=layer.binary)
+            lp.at_most([(z, side.span[k]), (q[k], -np.ones(len(k)))], zero[k])
+            upper.append(lp.place([(k, lp.unit(z, -side.over[k]))], len(i)))
+        if (k := np.flatnonzero(side.under)).size:
+            w = lp.columns(zero[k], np.ones(len(k)), integer=layer.binary)
+            lp.at_most([(q[k], np.ones(len(k))), (w, -side.span[k])], zero[k])
+            lower.append(lp.place([(k, lp.unit(w, -side.under[k]))], len(i)))
+        lp.add(upper, -none, side.most - pre.constant + slack)
+        lp.add(lower, side.least - pre.constant - slack, none)
+        own.append((i, lp.unit(q, stairs.height.ravel()[i])))
+    reach = np.where(opened, (stairs.top - stairs.bottom).ravel(), 0.0)
+    return _joined(layer, node, own, np.zeros(len(opened)), constant, reach)
 
 
 def _joined(
@@ -190,6 +225,35 @@ def _maximum(layer: _Layer, node: Max) -> Affines:
     matrix.eliminate_zeros()
     total = sp.csr_array(matrix + lp.place([(several, lp.unit(y))], len(member)))
     return Affines(total, chosen.constant * keep, chosen.error * keep, size)
+
+
+def _winner(layer: _Layer, node: Winner) -> Affines:
+    lp, bounds = layer.lp, layer.lp.bounds
+    sweep = Backward(lp.network, dict(bounds.low), dict(bounds.high))
+    alive, least = rivals(sweep, node, lp.network.nodes.index(node))
+    shape, n = alive.shape, bounds.low[node.input].shape[1]
+    sure = (alive & (alive.sum(axis=-1, keepdims=True) == 1)).ravel()
+    alive &= alive.sum(axis=-1, keepdims=True) > 1
+    point, group, place = np.nonzero(alive)
+    known = sure.astype(float), np.zeros(len(sure)), np.ones(len(sure))
+    if not len(point):
+        return Affines(sp.csr_array((len(sure), lp.width)), *known)
+    where = np.ravel_multi_index((point, group, place), shape)
+    z = lp.columns(np.zeros(len(point)), np.ones(len(point)), integer=layer.binary)
+    x = _members(layer, point * n + node.groups[group, place])
+    owner = point * shape[1] + group
+    first = np.unique(owner, return_index=True)[1]
+    one = np.ones(len(first))
+    lp.add([sp.csr_array((np.ones(len(z)), z, np.append(first, len(z))), shape=(len(first), lp.width))], one, one)
+    i, j = pairs(owner)
+    gap = least[point[i], group[i], place[i], place[j]]
+    i, j, gap = i[gap < 0], j[gap < 0], gap[gap < 0]
+    own, other = x.take(i), x.take(j)
+    size = np.abs(own.constant) + np.abs(other.constant) - gap + own.size + other.size
+    slack = own.error + other.error + 8 * UNIT * size
+    matrix = sp.csr_array(widen(own.matrix, lp.width) - widen(other.matrix, lp.width))
+    lp.add([matrix, lp.unit(z[i], gap)], gap - own.constant + other.constant - slack, np.full(len(i), np.inf))
+    return Affines(lp.place([(where, lp.unit(z))], len(sure)), *known)
 
 
 def _contest(layer: _Layer, flat: Index, owner: Index) -> Index:

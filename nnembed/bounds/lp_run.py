@@ -17,8 +17,9 @@ from nnembed.bounds.lp_evidence import Evidence
 from nnembed.bounds.lp_pieces import emit
 from nnembed.bounds.lp_region import join
 from nnembed.bounds.lp_relaxation import Relaxation, widen
+from nnembed.bounds.stairs import Stairs
 from nnembed.ir.network import Network
-from nnembed.ir.nodes import Affine, Clip, Kink, Max, Step
+from nnembed.ir.nodes import Affine, Clip, Kink, Max, Round, Step, Winner
 from nnembed.options import Budget, Clock
 from nnembed.parallel import count_of, run_tasks, shares
 
@@ -40,13 +41,14 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A tensor whose bounds matter; `breaks` (n, m) are the breakpoints of what reads it."""
+    """A tensor whose bounds matter; `breaks` (n, m) are the breakpoints of what reads it, but for `stairs`."""
 
     tensor: str
     position: int
     breaks: Array
-    readers: tuple[Max, ...]
+    readers: tuple[Max | Winner, ...]
     output: bool
+    stairs: tuple[Round, ...] = ()
 
 
 def layers(network: Network) -> list[Layer]:
@@ -61,9 +63,10 @@ def layers(network: Network) -> list[Layer]:
         breaks = [np.where(r.left != r.right, 0.0, np.nan) for r in readers if isinstance(r, Kink)]
         breaks += [end for r in readers if isinstance(r, Clip) for end in (r.lower, r.upper)]
         breaks += [np.where(r.low != r.high, 0.0, np.nan) for r in readers if isinstance(r, Step)]
+        stairs = tuple(r for r in readers if isinstance(r, Round))
         matrix = np.stack(breaks, axis=1) if breaks else np.zeros((n, 0))
-        maxima = tuple(r for r in readers if isinstance(r, Max))
-        found.append(Layer(node.output, position, matrix, maxima, node.output in outputs))
+        maxima = tuple(r for r in readers if isinstance(r, Max | Winner))
+        found.append(Layer(node.output, position, matrix, maxima, node.output in outputs, stairs))
     return found
 
 
@@ -170,7 +173,8 @@ class Run:
         low, high = self.low[layer.tensor], self.high[layer.tensor]
         if layer.output and self.settings.outputs:
             return np.arange(low.size)
-        inside = (low[..., None] < layer.breaks) & (layer.breaks < high[..., None])
+        breaks = self._breaks(layer)
+        inside = (low[..., None] < breaks) & (breaks < high[..., None])
         wanted: Mask = np.asarray(inside.any(axis=-1))
         for node in layer.readers:
             alive = contenders(node, low, high)
@@ -178,6 +182,15 @@ class Run:
             point, group, place = np.nonzero(alive)
             wanted[point, node.groups[group, place]] = True
         return np.flatnonzero(wanted)
+
+    def _breaks(self, layer: Layer) -> Array:
+        """Return the breakpoints (batch, n, m); of a staircase the first and the last jump in reach."""
+        low, high = self.low[layer.tensor], self.high[layer.tensor]
+        found = [np.broadcast_to(layer.breaks, (len(low), *layer.breaks.shape))]
+        for stairs in (Stairs(node, low, high) for node in layer.stairs):
+            ends = np.stack([stairs.first, stairs.last], axis=-1)
+            found.append(np.where(stairs.open[..., None], ends, np.nan))
+        return np.concatenate(found, axis=-1)
 
     def _programs(self, layer: Layer, wanted: Index) -> None:
         """Solve programs for entries of a layer and keep what they prove."""
@@ -214,7 +227,7 @@ class Run:
         if layer.tensor in self._before and not self._changed:
             done |= self._before[layer.tensor]
         self.done[layer.tensor] = done
-        breaks = np.tile(layer.breaks, (self._live.batch, 1))[wanted]
+        breaks = self._breaks(layer).reshape(low.size, -1)[wanted]
         return Chunk(
             program=lp.program(),
             rows=sp.csr_array(widen(rows.matrix, lp.width)),

@@ -201,8 +201,7 @@ class _MipWork(Work):
         self._limit, self._seed = settings.seconds, seed
         self._backend: Backend = settings.backend or Highs()
         self._problem = _loosened(chunk.program)
-        free = ~chunk.program.integer
-        self._span = float(np.sum(self._problem.upper - self._problem.lower, where=free)) + float((~free).sum())
+        self._span = float(np.sum(self._problem.upper - self._problem.lower))
 
     def answer(self, k: int, side: int, cost: Array, seconds: float) -> Answer:
         """Return the solver's proven bound, less what its tolerances may have moved it by."""

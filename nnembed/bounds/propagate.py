@@ -25,7 +25,7 @@ from nnembed.bounds.box import Bounds, Provenance, Region, contenders
 from nnembed.bounds.interval import UNIT, narrow, node_interval
 from nnembed.bounds.propagate_rows import RowSystem, settle, system, uncrossed, worth
 from nnembed.ir.network import Network
-from nnembed.ir.nodes import Affine, Clip, Kink, Max, Node, Step
+from nnembed.ir.nodes import Affine, Clip, Kink, Max, Node, Round, Step
 from nnembed.matrices import relabel, stack
 from nnembed.options import Budget, Clock
 
@@ -307,6 +307,8 @@ def preimage(node: Node, low: Array, high: Array, below: Array, above: Array) ->
         return np.maximum(below, low_in), np.minimum(above, high_in)
     if isinstance(node, Step):
         return _step_sides(node, low, high, below, above)
+    if isinstance(node, Round):
+        return _stair_sides(node, low, high, below, above)
     if isinstance(node, Max):
         return _members(node, low, high, below, above)
     return below, above
@@ -325,6 +327,20 @@ def _step_sides(node: Step, low: Array, high: Array, below: Array, above: Array)
     )
     least = np.where(off, below, np.where(on, np.maximum(below, -pad), np.inf))
     return least, np.where(on, above, np.where(off, np.minimum(above, pad), -np.inf))
+
+
+def _stair_sides(node: Round, low: Array, high: Array, below: Array, above: Array) -> tuple[Array, Array]:
+    """Return the arguments of roundings in [below, above] whose value is in [low, high]; cf. `_step_sides`."""
+    pad = 1e-6 * (1 + np.maximum(np.abs(below), np.abs(above)))
+    first, last = (
+        np.clip(rounded(side / node.scale + sign * 1e-6 * (1 + np.abs(side / node.scale))), node.low, node.high)
+        for rounded, side, sign in ((np.ceil, low, -1.0), (np.floor, high, 1.0))
+    )
+    left, right = (first - 1 + node.shift) * node.step - pad, (last + node.shift) * node.step + pad
+    least = np.where(first > node.low, np.maximum(below, left), below)
+    most = np.where(last < node.high, np.minimum(above, right), above)
+    none = first > last
+    return np.where(none, np.inf, least), np.where(none, -np.inf, most)
 
 
 def _branch(slope: Array, low: Array, high: Array, below: Array, above: Array) -> tuple[Array, Array]:

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _WHERE = {
+    "CRelu": "nnembed.formulations.crelu",
     "Complementarity": "nnembed.formulations.complementarity",
     "Dependency": "nnembed.formulations.dependency",
     "Extended": "nnembed.formulations.extended",
@@ -22,16 +23,19 @@ _WHERE = {
     "Native": "nnembed.formulations.native",
     "OneHot": "nnembed.formulations.onehot",
     "Partition": "nnembed.formulations.partition",
+    "RoundRows": "nnembed.formulations.round",
     "Sets": "nnembed.formulations.sos1",
     "Slack": "nnembed.formulations.bigm",
     "StepIdeal": "nnembed.formulations.step",
     "StepRows": "nnembed.formulations.step",
     "Triangle": "nnembed.formulations.triangle",
     "TwoRow": "nnembed.formulations.bigm",
+    "WinnerRows": "nnembed.formulations.winner",
     "ZHat": "nnembed.formulations.zhat",
 }
 
 __all__ = [
+    "CRelu",
     "Complementarity",
     "Dependency",
     "Extended",
@@ -44,18 +48,21 @@ __all__ = [
     "Native",
     "OneHot",
     "Partition",
+    "RoundRows",
     "Sets",
     "Slack",
     "StepIdeal",
     "StepRows",
     "Triangle",
     "TwoRow",
+    "WinnerRows",
     "ZHat",
 ]
 
 if TYPE_CHECKING:
     from nnembed.formulations.bigm import Slack, TwoRow
     from nnembed.formulations.complementarity import Complementarity
+    from nnembed.formulations.crelu import CRelu
     from nnembed.formulations.dependency import Dependency
     from nnembed.formulations.extended import Extended
     from nnembed.formulations.hull import Hull
@@ -67,9 +74,11 @@ if TYPE_CHECKING:
     from nnembed.formulations.native import Native
     from nnembed.formulations.onehot import OneHot
     from nnembed.formulations.partition import Partition
+    from nnembed.formulations.round import RoundRows
     from nnembed.formulations.sos1 import Sets
     from nnembed.formulations.step import StepIdeal, StepRows
     from nnembed.formulations.triangle import Triangle
+    from nnembed.formulations.winner import WinnerRows
     from nnembed.formulations.zhat import ZHat
 
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from nnembed.bounds.box import Bounds
 from nnembed.features import Feature
+from nnembed.formulations.crelu import twins
 from nnembed.hooks import hookimpl
 from nnembed.ir.linear import Convolution
 from nnembed.ir.network import Network
-from nnembed.ir.nodes import Affine, Clip, Kink, Max, Node, Relu
+from nnembed.ir.nodes import Affine, Clip, Kink, Max, Node, Relu, Round, Winner
 from nnembed.options import Options
 
 _DENSE = 2_000  # open neurons times fan-in of a network at one point, from which writing the rows once pays
@@ -29,8 +30,14 @@ def nnembed_choose_formulation(
     opened = int(bounds.open(node).sum())
     if opened == 0:
         return "two_row", "every neuron is stable: nothing to write"
+    if isinstance(node, Round):
+        return "round", "an integer column per open neuron"
+    if isinstance(node, Winner):
+        return "winner", "big-M from bounds of differences"
     if isinstance(node, Max | Clip):
         return "two_row", "both big-M forms write the same rows here"
+    if isinstance(node, Kink) and (shared := twins(network, bounds, node)):
+        return "crelu", f"{shared} neurons are equal to others or their negative: one binary for both"
     if isinstance(node, Kink) and not isinstance(node, Relu):
         return "slack", "two slopes: the affine row once instead of four times"
     fan_in = _fan_in(network, node)

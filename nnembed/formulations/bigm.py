@@ -15,7 +15,7 @@ column more. Any other kink with slopes ``a`` (left) and ``c`` (right) is ``y = 
 writes the four rows on ``y``, slack uses ``y = c r - a s`` and needs no column for ``y`` at all.
 
 A clip that can reach both ends takes two binaries ``z2 <= z1`` and five rows; a maximum over groups takes one binary
-per member that may win; a step is written as in *step*.
+per member that may win, one for two; a step is written as in *step*, a rounding as in *round*, winners as in *winner*.
 
 Assumes finite proven bounds. Sources: Fischetti and Jo, Constraints 23 (2018); Tjeng, Xiao and Tedrake, ICLR 2019;
 Serra, Tjandraatmadja and Ramalingam, ICML 2018 (slack form).
@@ -44,17 +44,23 @@ y.out[0] in [0, 2]
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 
-from nnembed.block import Above, Part, Role, Value
+from nnembed import block as blocks
+from nnembed.aliases import Array
+from nnembed.block import Above, Fill, Part, Role, Value
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows, scale_rows
 from nnembed.features import Feature
-from nnembed.formulations.pieces import Contest, Kinks, TwoKinks, emit_activation, emit_max
-from nnembed.ir.nodes import Abs, Activation, Clip, LeakyRelu, Max, Node, Relu, Step
+from nnembed.formulations.layers import emit_layer
+from nnembed.formulations.pieces import Contest, Kinks, TwoKinks
+from nnembed.ir.nodes import Abs, Clip, LeakyRelu, Max, Node, Relu, Round, Step, Winner
 
 CONTINUOUS: frozenset[type[Node]] = frozenset({Relu, LeakyRelu, Abs, Clip, Max})
-ALL_KINDS: frozenset[type[Node]] = CONTINUOUS | {Step}
+ALL_KINDS: frozenset[type[Node]] = CONTINUOUS | {Step, Round, Winner}
 
 
 class TwoRow:
@@ -69,10 +75,7 @@ class TwoRow:
 
     def emit(self, node: Node, bounds: Bounds, block: BlockBuilder) -> None:
         """Add the rows of one layer."""
-        if isinstance(node, Max):
-            emit_max(node, bounds, block, one_hot)
-        elif isinstance(node, Activation):
-            emit_activation(node, bounds, block, two_row, ordered_pair)
+        emit_layer(node, bounds, block, two_row, ordered_pair, one_hot)
 
 
 class Slack:
@@ -87,10 +90,7 @@ class Slack:
 
     def emit(self, node: Node, bounds: Bounds, block: BlockBuilder) -> None:
         """Add the rows of one layer."""
-        if isinstance(node, Max):
-            emit_max(node, bounds, block, one_hot)
-        elif isinstance(node, Activation):
-            emit_activation(node, bounds, block, slack, ordered_pair)
+        emit_layer(node, bounds, block, slack, ordered_pair, one_hot)
 
 
 def two_row(k: Kinks, block: BlockBuilder) -> Rows:
@@ -130,19 +130,28 @@ def kink_column(k: Kinks, block: BlockBuilder) -> np.ndarray:
 
 def slack(k: Kinks, block: BlockBuilder) -> Rows:
     """Return ``y - value = right r - left s`` after splitting ``g = r - s``."""
-    part = (k.layer, Role.POST, k.output, k.elements)
-    r = block.columns(*part, 0.0, k.high, Part(k.tensor, k.elements, 1.0, k.threshold))
-    rest = (k.layer, Role.SLACK, k.tensor, k.elements)
-    s = block.columns(*rest, 0.0, -k.low, Part(k.tensor, k.elements, -1.0, k.threshold))
-    z = block.binaries(k.layer, k.tensor, k.elements, k.above())
-    block.add([k.pre.matrix, block.unit(r, -1.0).matrix, block.unit(s).matrix], -k.pre.constant, -k.pre.constant)
-    block.add([block.unit(r).matrix, block.unit(z, -k.high).matrix], -np.inf, 0.0)
-    block.add([block.unit(s).matrix, block.unit(z, -k.low).matrix], -np.inf, -k.low)
+    r, s = slack_columns(k, block)
     if (k.left == 0).all() and (k.right == 1).all():
         return block.unit(r)
     total = block.unit(r, k.right).matrix + block.unit(s, -k.left).matrix
     total.eliminate_zeros()
     return Rows(total, np.zeros(len(k.low)))
+
+
+def slack_columns(k: Kinks, block: BlockBuilder, *, binaries: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """Write ``g = r - s`` with a binary between both parts and return their columns.
+
+    `binaries` is the name of the layer that the binaries belong to, by default that of the neurons.
+    """
+    part = (k.layer, Role.POST, k.output, k.elements)
+    r = block.columns(*part, 0.0, k.high, Part(k.tensor, k.elements, 1.0, k.threshold))
+    rest = (k.layer, Role.SLACK, k.tensor, k.elements)
+    s = block.columns(*rest, 0.0, -k.low, Part(k.tensor, k.elements, -1.0, k.threshold))
+    z = block.binaries(binaries or k.layer, k.tensor, k.elements, k.above())
+    block.add([k.pre.matrix, block.unit(r, -1.0).matrix, block.unit(s).matrix], -k.pre.constant, -k.pre.constant)
+    block.add([block.unit(r).matrix, block.unit(z, -k.high).matrix], -np.inf, 0.0)
+    block.add([block.unit(s).matrix, block.unit(z, -k.low).matrix], -np.inf, -k.low)
+    return r, s
 
 
 def ordered_pair(k: TwoKinks, block: BlockBuilder) -> Rows:
@@ -165,9 +174,39 @@ def ordered_pair(k: TwoKinks, block: BlockBuilder) -> Rows:
 def one_hot(k: Contest, block: BlockBuilder) -> Rows:
     """Return the largest member per group: ``y >= x_i``, ``y <= x_i + M_i (1 - z_i)``, ``sum z = 1``.
 
-    ``M_i`` is the best upper bound among the other members minus the lower bound of member i, never negative.
+    ``M_i`` is the best upper bound among the other members minus the lower bound of member i, never negative. Of two
+    members one wins where the other does not, so they have one binary.
     """
-    return block.unit(one_hot_columns(k, block)[0])
+    two = np.bincount(k.owner) == 2
+    y = np.zeros(len(k.own), dtype=np.intp)
+    for groups, write in ((two, _one_of_two), (~two, one_hot_columns)):
+        if groups.any():
+            y[groups] = write(k if groups.all() else k.some(groups), block)[0]
+    return block.unit(y)
+
+
+@dataclass(frozen=True, eq=False)
+class _FirstOfTwo(Fill):
+    """The rule of `Winner` for the first members of pairs."""
+
+    rule: blocks.Winner
+
+    def __call__(self, state: Mapping[str, Array]) -> Array:
+        """See `Fill`."""
+        return self.rule(state)[::2]
+
+
+def _one_of_two(k: Contest, block: BlockBuilder) -> tuple[np.ndarray, np.ndarray]:
+    """Write groups of two and return the columns y and z, which is 1 where the first member wins."""
+    low, high = k.low.reshape(-1, 2), k.high.reshape(-1, 2)
+    reach = np.maximum(high[:, ::-1] - low, 0.0)
+    y = block.columns(k.layer, Role.POST, k.output, k.own, low.max(axis=1), high.max(axis=1), Value(k.output, k.own))
+    z = block.binaries(k.layer, k.tensor, k.member[::2], _FirstOfTwo(k.winner()))
+    own, c = block.unit(y).matrix, k.rows.constant
+    block.add([block.unit(y[k.owner]).matrix, -k.rows.matrix], c, np.inf)
+    block.add([own, -k.rows.matrix[::2], block.unit(z, reach[:, 0]).matrix], -np.inf, c[::2] + reach[:, 0])
+    block.add([own, -k.rows.matrix[1::2], block.unit(z, -reach[:, 1]).matrix], -np.inf, c[1::2])
+    return y, z
 
 
 def one_hot_columns(k: Contest, block: BlockBuilder) -> tuple[np.ndarray, np.ndarray]:

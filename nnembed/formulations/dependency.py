@@ -51,8 +51,9 @@ from nnembed.errors import InputError
 from nnembed.features import Feature
 from nnembed.formulations.bigm import ALL_KINDS, one_hot, ordered_pair, two_row_columns
 from nnembed.formulations.disjunctive import column_box
-from nnembed.formulations.pieces import Kinks, emit_activation, emit_max
-from nnembed.ir.nodes import Activation, Max, Node
+from nnembed.formulations.layers import emit_layer
+from nnembed.formulations.pieces import Kinks
+from nnembed.ir.nodes import Node
 
 _CHUNK = 2_000_000  # entries of the arrays that pairs are compared in
 
@@ -83,10 +84,7 @@ class Dependency:
 
     def emit(self, node: Node, bounds: Bounds, block: BlockBuilder) -> None:
         """Add the rows of one layer."""
-        if isinstance(node, Max):
-            emit_max(node, bounds, block, one_hot)
-        elif isinstance(node, Activation):
-            emit_activation(node, bounds, block, self._kinks, ordered_pair)
+        emit_layer(node, bounds, block, self._kinks, ordered_pair, one_hot)
 
     def _kinks(self, k: Kinks, block: BlockBuilder) -> Rows:
         pre = block.unfolded(k.pre)

@@ -37,9 +37,10 @@ from nnembed.builder import BlockBuilder, Rows
 from nnembed.features import Feature
 from nnembed.formulations.bigm import ALL_KINDS, one_hot, ordered_pair
 from nnembed.formulations.disjunctive import terms_of
+from nnembed.formulations.layers import emit_layer
 from nnembed.formulations.partition import disjunction
-from nnembed.formulations.pieces import Kinks, emit_activation, emit_max
-from nnembed.ir.nodes import Activation, Max, Node
+from nnembed.formulations.pieces import Kinks
+from nnembed.ir.nodes import Node
 
 
 class Extended:
@@ -54,10 +55,7 @@ class Extended:
 
     def emit(self, node: Node, bounds: Bounds, block: BlockBuilder) -> None:
         """Add the rows of one layer; clips with two open ends and maxima as in *two_row*."""
-        if isinstance(node, Max):
-            emit_max(node, bounds, block, one_hot)
-        elif isinstance(node, Activation):
-            emit_activation(node, bounds, block, _kinks, ordered_pair)
+        emit_layer(node, bounds, block, _kinks, ordered_pair, one_hot)
 
 
 def _kinks(k: Kinks, block: BlockBuilder) -> Rows:

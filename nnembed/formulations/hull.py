@@ -36,9 +36,10 @@ from nnembed.features import Feature
 from nnembed.formulations.bigm import ALL_KINDS
 from nnembed.formulations.disjunctive import column_box
 from nnembed.formulations.ideal_cuts import HullCuts
-from nnembed.formulations.pieces import Kinks, emit_activation, emit_max, relaxed_sides
+from nnembed.formulations.layers import emit_layer
+from nnembed.formulations.pieces import Kinks
 from nnembed.formulations.triangle import sum_bound, triangle, two_chords
-from nnembed.ir.nodes import Activation, Max, Node
+from nnembed.ir.nodes import Node
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,7 @@ class Hull:
         """Add the rows of one layer; clips with two open ends, maxima and steps as in *triangle*."""
         if bounds.open(node).any():
             block.exact = False
-        if isinstance(node, Max):
-            emit_max(node, bounds, block, sum_bound)
-        elif isinstance(node, Activation):
-            emit_activation(node, bounds, block, self._kinks, two_chords, steps=relaxed_sides)
+        emit_layer(node, bounds, block, self._kinks, two_chords, sum_bound, integer=False)
 
     def _kinks(self, k: Kinks, block: BlockBuilder) -> Rows:
         pre = block.unfolded(k.pre)

@@ -40,9 +40,10 @@ from nnembed.features import Feature
 from nnembed.formulations.bigm import ALL_KINDS, one_hot, ordered_pair, two_row_columns
 from nnembed.formulations.disjunctive import column_box
 from nnembed.formulations.ideal_cuts import IdealCuts
-from nnembed.formulations.pieces import Kinks, Steps, emit_activation, emit_max
+from nnembed.formulations.layers import emit_layer
+from nnembed.formulations.pieces import Kinks, Steps
 from nnembed.formulations.step import two_sides_with_cuts
-from nnembed.ir.nodes import Activation, Max, Node
+from nnembed.ir.nodes import Node
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,7 @@ class Ideal:
 
     def emit(self, node: Node, bounds: Bounds, block: BlockBuilder) -> None:
         """Add the rows of one layer."""
-        if isinstance(node, Max):
-            emit_max(node, bounds, block, one_hot)
-        elif isinstance(node, Activation):
-            emit_activation(node, bounds, block, self._kinks, ordered_pair, steps=self._steps)
+        emit_layer(node, bounds, block, self._kinks, ordered_pair, one_hot, steps=self._steps)
 
     def _steps(self, k: Steps, block: BlockBuilder) -> Index:
         return two_sides_with_cuts(k, block, self.rounds)

@@ -37,10 +37,10 @@ from nnembed.block import Part, Role
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows
 from nnembed.features import Feature
-from nnembed.formulations.bigm import ALL_KINDS
+from nnembed.formulations.bigm import CONTINUOUS
 from nnembed.formulations.pieces import Contest, Kinks, Steps, TwoKinks, emit_activation, emit_max
 from nnembed.formulations.sos1 import Pair, lifted, split, split_twice
-from nnembed.ir.nodes import Activation, Max, Node
+from nnembed.ir.nodes import Activation, Max, Node, Step
 
 
 class Indicator:
@@ -49,7 +49,7 @@ class Indicator:
     name = "indicator"
     summary = "indicator rows on positive and negative part: no big-M"
     emits = Feature.LINEAR | Feature.INTEGER | Feature.INDICATOR
-    handles = ALL_KINDS
+    handles: frozenset[type[Node]] = CONTINUOUS | {Step}
     exact = True
     needs_finite_bounds = False
 

@@ -43,9 +43,10 @@ from nnembed.features import Feature
 from nnembed.formulations.bigm import ALL_KINDS, one_hot, ordered_pair, two_row_columns
 from nnembed.formulations.disjunctive import column_box
 from nnembed.formulations.ideal_cuts import IdealCuts, SimplexCuts
-from nnembed.formulations.pieces import Kinks, emit_activation, emit_max
+from nnembed.formulations.layers import emit_layer
+from nnembed.formulations.pieces import Kinks
 from nnembed.ir.network import Network
-from nnembed.ir.nodes import Activation, Max, Node
+from nnembed.ir.nodes import Node
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,7 @@ class OneHot:
 
     def emit(self, node: Node, bounds: Bounds, block: BlockBuilder) -> None:
         """Add the rows of one layer."""
-        if isinstance(node, Max):
-            emit_max(node, bounds, block, one_hot)
-        elif isinstance(node, Activation):
-            emit_activation(node, bounds, block, self._kinks, ordered_pair)
+        emit_layer(node, bounds, block, self._kinks, ordered_pair, one_hot)
 
     def emit_network(self, network: Network, bounds: Bounds, block: BlockBuilder) -> None:
         """Write the rows of the stated blocks."""

@@ -46,8 +46,9 @@ from nnembed.errors import InputError
 from nnembed.features import Feature
 from nnembed.formulations.bigm import ALL_KINDS, one_hot, ordered_pair
 from nnembed.formulations.disjunctive import Switched, Terms, combined, part_sums, positive_part, terms_of
-from nnembed.formulations.pieces import Kinks, emit_activation, emit_max
-from nnembed.ir.nodes import Activation, Max, Node
+from nnembed.formulations.layers import emit_layer
+from nnembed.formulations.pieces import Kinks
+from nnembed.ir.nodes import Node
 
 _STRATEGIES = ("size", "range")
 
@@ -87,10 +88,7 @@ class Partition:
 
     def emit(self, node: Node, bounds: Bounds, block: BlockBuilder) -> None:
         """Add the rows of one layer."""
-        if isinstance(node, Max):
-            emit_max(node, bounds, block, one_hot)
-        elif isinstance(node, Activation):
-            emit_activation(node, bounds, block, self._kinks, ordered_pair)
+        emit_layer(node, bounds, block, self._kinks, ordered_pair, one_hot)
 
     def _kinks(self, k: Kinks, block: BlockBuilder) -> Rows:
         k = replace(k, pre=block.unfolded(k.pre))

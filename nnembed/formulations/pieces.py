@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nnembed.aliases import Array, Index
+from nnembed.aliases import Array, Index, Mask
 from nnembed.block import Above, AtLeast, Role, Winner
 from nnembed.bounds.box import Bounds, contenders
 from nnembed.builder import BlockBuilder, Piece, Rows
@@ -196,8 +196,8 @@ def _shifted(
         worst = int(np.argmax(np.where(lost, size / np.where(lost, extent, 1.0), 0.0)))
         warnings.warn(
             f"layer {node.name!r}: inputs up to {size[worst]:.1e}, but outputs that move by {extent[worst]:.1e} only: "
-            "solvers cannot tell that apart, so what they prove will not count; tighten the bounds of the network's inputs "
-            "or the bounds= method, or rescale the layer",
+            "solvers cannot tell that apart, so what they prove will not count; tighten the bounds of the network's "
+            "inputs or the bounds= method, or rescale the layer",
             CoefficientWarning,
             stacklevel=2,
         )
@@ -286,6 +286,19 @@ class Contest:
     low: Array
     high: Array
 
+    def some(self, groups: Mask) -> Contest:
+        """Return the groups of a mask."""
+        kept = groups[self.owner]
+        return replace(
+            self,
+            own=self.own[groups],
+            member=self.member[kept],
+            owner=(np.cumsum(groups) - 1)[self.owner[kept]],
+            rows=self.rows.take(np.flatnonzero(kept)),
+            low=self.low[kept],
+            high=self.high[kept],
+        )
+
     def winner(self) -> Winner:
         """Return the rule that fills the binaries."""
         return Winner(self.tensor, self.member, self.owner)
@@ -314,7 +327,7 @@ def emit_max(
         chosen = alive.reshape(-1, alive.shape[-1])[own]
         flat = member.reshape(-1, alive.shape[-1])[own][chosen]
         owner = np.repeat(np.arange(len(own)), chosen.sum(axis=1))
-        rows = _member_rows(node, block, flat)
+        rows = member_rows(node, block, flat)
         shape = Contest(
             node.name, node.input, node.output, own, flat, owner, rows, low.ravel()[flat], high.ravel()[flat]
         )
@@ -322,14 +335,14 @@ def emit_max(
     block.define(node.output, pieces)
 
 
-def _member_rows(node: Max, block: BlockBuilder, flat: Index) -> Rows:
+def member_rows(node: Node, block: BlockBuilder, flat: Index) -> Rows:
     """Return the members' rows; a long one is used twice or more, so it gets a column (fewer nonzeros)."""
     distinct, where = np.unique(flat, return_inverse=True)
-    rows = block.expression(node.input, distinct)
+    rows = block.expression(node.inputs[0], distinct)
     long = np.diff(rows.matrix.indptr) > 3
     if not long.any():
         return rows.take(where)
-    columns = block.materialise(node.name, Role.PRE, node.input, distinct[long])
+    columns = block.materialise(node.name, Role.PRE, node.inputs[0], distinct[long])
     short = rows.take(np.flatnonzero(~long))
     own = block.unit(columns)
     order = np.empty(len(distinct), dtype=np.intp)

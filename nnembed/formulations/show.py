@@ -15,8 +15,8 @@ from nnembed.protocols import Formulation
 
 def show(formulation: Formulation, *, low: float, high: float, node: Node | None = None, inputs: int = 1) -> str:
     """Return the block of ``y = node(x)``, one ReLU by default, for ``low <= x <= high`` as text."""
-    x, y = TensorSpec("x", (inputs,)), TensorSpec("y", (1,))
     node = node or relu("relu", "x", "y", 1)
+    x, y = TensorSpec("x", (inputs,)), TensorSpec("y", node.evaluate(np.zeros(inputs)).shape)
     network = Network((x,), (y,), (node,), {"x": x, "y": y})
     bounds = Interval().tighten(network, input_bounds(network, (np.full(inputs, low), np.full(inputs, high))), Budget())
     builder = BlockBuilder(network, bounds)

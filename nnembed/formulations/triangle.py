@@ -29,8 +29,9 @@ from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows, scale_rows
 from nnembed.features import Feature
 from nnembed.formulations.bigm import ALL_KINDS, kink_column
-from nnembed.formulations.pieces import Contest, Kinks, TwoKinks, emit_activation, emit_max, relaxed_sides
-from nnembed.ir.nodes import Activation, Max, Node
+from nnembed.formulations.layers import emit_layer
+from nnembed.formulations.pieces import Contest, Kinks, TwoKinks
+from nnembed.ir.nodes import Node
 
 
 class Triangle:
@@ -47,10 +48,7 @@ class Triangle:
         """Add the rows of one layer."""
         if bounds.open(node).any():
             block.exact = False
-        if isinstance(node, Max):
-            emit_max(node, bounds, block, sum_bound)
-        elif isinstance(node, Activation):
-            emit_activation(node, bounds, block, triangle, two_chords, steps=relaxed_sides)
+        emit_layer(node, bounds, block, triangle, two_chords, sum_bound, integer=False)
 
 
 def triangle(k: Kinks, block: BlockBuilder) -> Rows:

@@ -35,8 +35,9 @@ from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows
 from nnembed.features import Feature
 from nnembed.formulations.bigm import ALL_KINDS, one_hot, ordered_pair, two_row
-from nnembed.formulations.pieces import Kinks, TwoKinks, emit_activation, emit_max
-from nnembed.ir.nodes import Activation, Max, Node
+from nnembed.formulations.layers import emit_layer
+from nnembed.formulations.pieces import Kinks, TwoKinks
+from nnembed.ir.nodes import Node
 
 
 class ZHat:
@@ -51,10 +52,7 @@ class ZHat:
 
     def emit(self, node: Node, bounds: Bounds, block: BlockBuilder) -> None:
         """Add the rows of one layer."""
-        if isinstance(node, Max):
-            emit_max(node, bounds, block, one_hot)
-        elif isinstance(node, Activation):
-            emit_activation(node, bounds, block, _kinks, _two_kinks)
+        emit_layer(node, bounds, block, _kinks, _two_kinks, one_hot)
 
 
 def _kinks(k: Kinks, block: BlockBuilder) -> Rows:

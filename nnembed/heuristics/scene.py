@@ -178,7 +178,7 @@ class Scene:
             placement = self.problem.placements[i]
             network, batch = placement.embedding.network, placement.block.batch
             weights = split_outputs(network, flow[:, self._writes[i]], batch)
-            slope = gradient(network, states[i], weights)
+            slope = gradient(network, states[i], weights, through=True)
             flat = [slope[s.name].reshape(len(values), batch * s.size) for s in network.inputs]
             flow += (self._reads[i].T @ np.concatenate(flat, axis=1).T).T
         return flow[:, self._free]

@@ -41,6 +41,7 @@ def nnembed_formulations() -> Iterable[Formulation]:
     """Return the big-M forms, the forms without big-M and the triangle relaxation."""
     from nnembed.formulations.bigm import Slack, TwoRow
     from nnembed.formulations.complementarity import Complementarity
+    from nnembed.formulations.crelu import CRelu
     from nnembed.formulations.dependency import Dependency
     from nnembed.formulations.extended import Extended
     from nnembed.formulations.hull import Hull
@@ -52,15 +53,29 @@ def nnembed_formulations() -> Iterable[Formulation]:
     from nnembed.formulations.native import Native
     from nnembed.formulations.onehot import OneHot
     from nnembed.formulations.partition import Partition
+    from nnembed.formulations.round import RoundRows
     from nnembed.formulations.sos1 import Sets
     from nnembed.formulations.step import StepIdeal, StepRows
     from nnembed.formulations.triangle import Triangle
+    from nnembed.formulations.winner import WinnerRows
     from nnembed.formulations.zhat import ZHat
 
     hulls: tuple[Formulation, ...] = ZHat(), Partition(), Extended(), Ideal(), OneHot(), Dependency(), Hull()
     maxima: tuple[Formulation, ...] = Maxout(), MaxSplit(), MaxExtended()
-    steps: tuple[Formulation, ...] = StepRows(), StepIdeal()
-    return [TwoRow(), Slack(), Sets(), Indicator(), Complementarity(), Native(), Triangle(), *hulls, *maxima, *steps]
+    jumps: tuple[Formulation, ...] = StepRows(), StepIdeal(), RoundRows(), WinnerRows()
+    return [
+        TwoRow(),
+        Slack(),
+        CRelu(),
+        Sets(),
+        Indicator(),
+        Complementarity(),
+        Native(),
+        Triangle(),
+        *hulls,
+        *maxima,
+        *jumps,
+    ]
 
 
 @hookimpl

@@ -9,7 +9,7 @@ import numpy as np
 from nnembed.aliases import Array
 from nnembed.errors import SelfCheckFailed
 from nnembed.ir.network import Network, Reference
-from nnembed.ir.nodes import Affine, Kink, Step
+from nnembed.ir.nodes import Affine, Kink, Round, Step, Winner
 
 _UNIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float64": 2.0**-53}
 
@@ -44,12 +44,29 @@ def rounding_bound(network: Network, state: Mapping[str, Array], unit: float) ->
             g, reach = state[node.input], error[node.input]
             total = np.where((g - reach < 0) & (g + reach >= 0), np.abs(node.high - node.low), 0.0)
             total = total + 2 * unit * np.abs(state[node.output])
+        elif isinstance(node, Round):  # stairs within reach, of the division too
+            g = state[node.input]
+            reach = error[node.input] + 2 * unit * np.abs(g)
+            total = node.scale * (node.level((g + reach) / node.step) - node.level((g - reach) / node.step))
+            total = total + 2 * unit * np.abs(state[node.output])
+        elif isinstance(node, Winner):
+            total = _may_turn(node, state[node.input], error[node.input])
         else:  # clip and max are 1-Lipschitz in the maximum norm
             total = node.evaluate(*(state[t] + error[t] for t in node.inputs)) - state[node.output]
             low = state[node.output] - node.evaluate(*(state[t] - error[t] for t in node.inputs))
             total = np.maximum(total, low)
         error[node.output] = total
     return network.flat_outputs(error)
+
+
+def _may_turn(node: Winner, g: Array, reach: Array) -> Array:
+    """Return 1 for members of groups in which errors of size `reach` may change the winner, (batch, n)."""
+    low, high = (g - reach)[..., node.groups], (g + reach)[..., node.groups]
+    first = low.argmax(axis=-1)[..., None]
+    entry = np.take_along_axis(np.broadcast_to(node.groups, low.shape), first, axis=-1)
+    rival = (high >= np.take_along_axis(low, first, axis=-1)) & (node.groups != entry)
+    turned = np.broadcast_to(rival.any(axis=-1, keepdims=True), low.shape)
+    return turned.reshape(*turned.shape[:-2], -1).astype(float)
 
 
 def sample_points(network: Network, samples: int, seed: int) -> dict[str, Array]:

@@ -9,13 +9,17 @@ import scipy.sparse as sp
 
 from nnembed.aliases import Array
 from nnembed.ir.network import Network
-from nnembed.ir.nodes import Affine, Clip, Kink, Max, Node, Step
+from nnembed.ir.nodes import Affine, Clip, Kink, Max, Node, Round, Step, Winner
 
 
-def gradient(network: Network, state: Mapping[str, Array], weights: Mapping[str, Array]) -> dict[str, Array]:
+def gradient(
+    network: Network, state: Mapping[str, Array], weights: Mapping[str, Array], *, through: bool = False
+) -> dict[str, Array]:
     """Return the gradient of ``sum_o weights[o] . o`` at every point of a batch.
 
-    At a breakpoint the slope on the left is taken, at a tie the first largest member.
+    At a breakpoint the slope on the left is taken, at a tie the first largest member. What jumps has slope zero; with
+    `through` a rounding has the slope of its staircase within its limits, for searches that would see nothing otherwise
+    (the straight-through estimate of Bengio, Leonard and Courville, 2013).
 
     Parameters
     ----------
@@ -27,15 +31,17 @@ def gradient(network: Network, state: Mapping[str, Array], weights: Mapping[str,
     -------
     dict input name -> array (batch, n)
     """
-    flow = sensitivities(network, state, weights)
+    flow = sensitivities(network, state, weights, through=through)
     batch = len(next(iter(state.values())))
     return {s.name: flow.get(s.name, np.zeros((batch, s.size))) for s in network.inputs}
 
 
-def sensitivities(network: Network, state: Mapping[str, Array], weights: Mapping[str, Array]) -> dict[str, Array]:
+def sensitivities(
+    network: Network, state: Mapping[str, Array], weights: Mapping[str, Array], *, through: bool = False
+) -> dict[str, Array]:
     """Return the gradient of ``sum_o weights[o] . o`` with respect to every tensor that it depends on.
 
-    Arguments and slopes at breakpoints as in `gradient`.
+    Arguments, slopes at breakpoints and `through` as in `gradient`.
 
     Returns
     -------
@@ -46,12 +52,12 @@ def sensitivities(network: Network, state: Mapping[str, Array], weights: Mapping
     for node in reversed(network.nodes):
         if node.output not in flow:
             continue
-        for source, part in _pull(node, state, flow[node.output]):
+        for source, part in _pull(node, state, flow[node.output], through):
             flow[source] = flow[source] + part if source in flow else part
     return flow
 
 
-def _pull(node: Node, state: Mapping[str, Array], down: Array) -> list[tuple[str, Array]]:
+def _pull(node: Node, state: Mapping[str, Array], down: Array, through: bool) -> list[tuple[str, Array]]:
     if isinstance(node, Affine):
         return [(t, op.pull(down)) for t, op in zip(node.inputs, node.operators, strict=True)]
     source = node.inputs[0]
@@ -60,7 +66,10 @@ def _pull(node: Node, state: Mapping[str, Array], down: Array) -> list[tuple[str
         return [(source, down * np.where(g > 0, node.right, node.left))]
     if isinstance(node, Clip):
         return [(source, down * ((g > node.lower) & (g < node.upper)))]
-    if isinstance(node, Step):
+    if isinstance(node, Round) and through:
+        steps = g / node.step - node.shift
+        return [(source, down * (node.scale / node.step) * ((steps > node.low - 1) & (steps < node.high)))]
+    if isinstance(node, Step | Round | Winner):
         return [(source, np.zeros(g.shape))]
     if isinstance(node, Max):
         return [(source, _pull_max(node, g, down))]

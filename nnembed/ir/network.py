@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from nnembed.aliases import Array
 from nnembed.errors import InputError, SelfCheckFailed, UnknownName
-from nnembed.ir.nodes import Activation, Affine, Max, Node
+from nnembed.ir.nodes import Activation, Affine, Max, Node, Winner
 from nnembed.tables import Table
 
 _PLAIN = (type(None), bool, int, float, str, bytes, np.generic)
@@ -119,7 +119,7 @@ class Network:
     @property
     def activations(self) -> tuple[Node, ...]:
         """The nodes that are not affine."""
-        return tuple(node for node in self.nodes if isinstance(node, Activation | Max))
+        return tuple(node for node in self.nodes if isinstance(node, Activation | Max | Winner))
 
     @cached_property
     def digest(self) -> str:
@@ -176,7 +176,7 @@ class Network:
         """
         flat, lead = self.flatten(x)
         state = self.forward(flat)
-        result = {s.name: state[s.name].reshape(*lead, *s.shape) for s in self.outputs}
+        result = {s.name: state[s.name].reshape((*lead, *s.shape)) for s in self.outputs}
         return result[self.outputs[0].name] if len(result) == 1 else result
 
     def flatten(self, x: ArrayLike | Mapping[str, ArrayLike]) -> tuple[dict[str, Array], tuple[int, ...]]:
@@ -233,7 +233,7 @@ class Network:
         return Table(self.name, ("node", "kind", "output shape", "neurons", "weights"), rows, note)
 
     def _neurons(self, node: Node) -> int:
-        return self.tensors[node.output].size if isinstance(node, Activation | Max) else 0
+        return self.tensors[node.output].size if isinstance(node, Activation | Max | Winner) else 0
 
     def _repr_html_(self) -> str:
         return self.summary()._repr_html_()

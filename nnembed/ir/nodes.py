@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nnembed.aliases import Array, Index
+from nnembed.errors import InputError
 from nnembed.ir.linear import LinearOperator
 
 
@@ -139,6 +140,58 @@ class Step(Activation):
         return np.where(values[0] >= 0, self.high, self.low)
 
 
+_ROUNDED = {"even": np.rint, "down": np.floor, "up": np.ceil}
+_LEFT_AT = {"even": 0.5, "down": 1.0, "up": 0.0}
+
+
+@dataclass(frozen=True, eq=False)
+class Round(Activation):
+    """``scale * min(max(round(g / step), low), high)``: rounding, and quantisation with its limits.
+
+    A staircase: it jumps from level k to level k + 1 at ``(k + shift) * step``. What `Step` says of its threshold holds
+    for every one of these places.
+
+    Attributes
+    ----------
+    step, scale : array of shape (n,)
+        Width and height of a stair, above zero.
+    low, high : array of shape (n,)
+        The least and the greatest level, whole numbers or infinite, ``low <= high``.
+    rule : "even", "down" or "up"
+        Rounds to the nearest whole number, halves to the even one; down; up.
+    """
+
+    step: Array
+    scale: Array
+    low: Array
+    high: Array
+    rule: str = "even"
+
+    def __post_init__(self) -> None:
+        """Refuse what is no staircase."""
+        if self.rule not in _ROUNDED:
+            raise InputError(f"layer {self.name!r}: rule {self.rule!r}; one of {', '.join(_ROUNDED)}")
+        if not ((self.step > 0) & (self.scale > 0) & np.isfinite(self.step) & np.isfinite(self.scale)).all():
+            raise InputError(f"layer {self.name!r}: step and scale of a rounding must be finite and above zero")
+        whole = (self.low == np.rint(self.low)) & (self.high == np.rint(self.high))
+        if not (whole & (self.low <= self.high) & (self.low < np.inf) & (self.high > -np.inf)).all():
+            raise InputError(f"layer {self.name!r}: levels of a rounding must be whole numbers, low <= high")
+
+    @property
+    def shift(self) -> float:
+        """Level k ends at ``(k + shift) * step``."""
+        return _LEFT_AT[self.rule]
+
+    def level(self, steps: Array) -> Array:
+        """Return the levels, of shape (..., n), at ``steps = g / step``."""
+        out: Array = np.clip(_ROUNDED[self.rule](steps), self.low, self.high) + 0.0  # no negative zeros
+        return out
+
+    def evaluate(self, *values: Array) -> Array:
+        """See `Node.evaluate`."""
+        return self.scale * self.level(values[0] / self.step)
+
+
 @dataclass(frozen=True, eq=False)
 class Max(Node):
     """The largest member of each group: pools and maxima of several tensors.
@@ -163,6 +216,33 @@ class Max(Node):
         for column in self.groups.T[1:]:  # one pass per member keeps memory at one output
             best = np.maximum(best, x[..., column])
         return best
+
+
+@dataclass(frozen=True, eq=False)
+class Winner(Node):
+    """One where a member is the largest of its group, zero elsewhere; of equal members the first one wins.
+
+    As discontinuous as `Step`: where two members are equal, rounding decides.
+
+    Attributes
+    ----------
+    groups : int array of shape (m, k)
+        Positions in the input tensor; a short group repeats one of its members, and repetitions never win. The output
+        has m * k entries, group by group.
+    """
+
+    groups: Index = field(default_factory=lambda: np.zeros((0, 1), dtype=np.intp))
+
+    @property
+    def input(self) -> str:
+        """The tensor the members are taken from."""
+        return self.inputs[0]
+
+    def evaluate(self, *values: Array) -> Array:
+        """See `Node.evaluate`."""
+        members = values[0][..., self.groups]
+        won = np.arange(self.groups.shape[1]) == members.argmax(axis=-1)[..., None]
+        return won.reshape(*won.shape[:-2], -1).astype(float)
 
 
 def relu(name: str, source: str, output: str, n: int) -> Relu:

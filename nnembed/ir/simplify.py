@@ -1,7 +1,8 @@
 """Make a network small before anything is computed on it.
 
-Identities vanish, affine chains become one node, what no output needs is dropped. Numbers stay float64; inputs and
-outputs keep their names, everything else is reachable through `Network.aliases` where it still exists.
+Identities vanish, affine chains become one node, a rounding takes up the clip behind it, what no output needs is
+dropped. Numbers stay float64; inputs and outputs keep their names, everything else is reachable through
+`Network.aliases` where it still exists.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from nnembed.ir.compose import add, compose, is_cheap
 from nnembed.ir.linear import LinearOperator, Selection
 from nnembed.ir.network import Network
-from nnembed.ir.nodes import Affine, Max, Node, Relu
+from nnembed.ir.nodes import Affine, Clip, Max, Node, Relu, Round, Winner
 
 
 def simplify(network: Network) -> Network:
@@ -63,8 +64,10 @@ class _Simplifier:
             current = node if sources == node.inputs else replace(node, inputs=sources)
             if isinstance(current, Affine):
                 current = self._merge(current, done, uses)
-            elif isinstance(current, Max):
+            elif isinstance(current, Max | Winner):
                 current = _picked(current, done)
+            elif isinstance(current, Clip) and current.input not in self.fixed and uses[current.input] == 1:
+                current = _limited(current, done)
             source = _same_as(current, done)
             if source is not None and current.output not in self.fixed:
                 moved[current.output] = source
@@ -142,8 +145,8 @@ def _same_as(node: Node, done: dict[str, Node]) -> str | None:
     return None
 
 
-def _picked(node: Max, done: dict[str, Node]) -> Max:
-    """Take the members of a maximum directly from where a selection took them."""
+def _picked(node: Max | Winner, done: dict[str, Node]) -> Max | Winner:
+    """Take the members of groups directly from where a selection took them."""
     source = done.get(node.input)
     if not isinstance(source, Affine) or len(source.operators) != 1 or source.bias.any():
         return node
@@ -151,6 +154,21 @@ def _picked(node: Max, done: dict[str, Node]) -> Max:
     if not isinstance(operator, Selection) or (operator.index < 0).any():
         return node
     return replace(node, inputs=source.inputs, groups=operator.index[node.groups])
+
+
+def _limited(node: Clip, done: dict[str, Node]) -> Clip | Round:
+    """Let a rounding in front of a clip at whole levels have its limits."""
+    before = done.get(node.input)
+    if not isinstance(before, Round):
+        return node
+    low, high = node.lower / before.scale, node.upper / before.scale
+    if not all(
+        (k == np.rint(k)).all() and (before.scale * k == end).all()
+        for k, end in ((low, node.lower), (high, node.upper))
+    ):
+        return node
+    limits = np.clip(before.low, low, high), np.clip(before.high, low, high)
+    return replace(before, name=node.name, output=node.output, low=limits[0], high=limits[1])
 
 
 # ---- affine chains ------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from nnembed.aliases import Array
 from nnembed.errors import ModelFileError
 from nnembed.ir.linear import LinearOperator, Selection
-from nnembed.ir.nodes import Affine, Node
+from nnembed.ir.nodes import Affine, Node, Round
 from nnembed.readers.operators import Positions, as_bias, is_finite, positions
 from nnembed.readers.tensors import AnyArray, check_count, is_float, to_array
 
@@ -224,7 +224,8 @@ class ReadContext:
         """Add a node; `make` gets its name and the name of its output."""
         tensor = self._fresh(f"{self.name}/{len(self.added) + 1}")
         node = make(tensor, tensor)
-        self.check_finite(*(v for v in vars(node).values() if isinstance(v, np.ndarray)))
+        if not isinstance(node, Round):  # whose limits may be infinite; it checks itself
+            self.check_finite(*(v for v in vars(node).values() if isinstance(v, np.ndarray)))
         self.added.append(node)
         self.made[tensor] = Symbol(tensor, shape, dtype)
         return self.made[tensor]

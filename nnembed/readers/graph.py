@@ -12,7 +12,7 @@ import numpy as np
 from nnembed.errors import ModelFileError, UnsupportedOperators
 from nnembed.ir.linear import Selection
 from nnembed.ir.network import Network, TensorSpec
-from nnembed.ir.nodes import Activation, Affine, Max, Node
+from nnembed.ir.nodes import Activation, Affine, Max, Node, Winner
 from nnembed.protocols import OpReader
 from nnembed.readers.context import ReadContext, Refused, Symbol, Unread, Value
 from nnembed.readers.files import Original
@@ -326,6 +326,6 @@ def _float_types(graph: Any, inputs: tuple[Slot, ...]) -> set[str]:
 
 
 def _kind(added: Sequence[Node], results: Sequence[Value]) -> str:
-    if any(isinstance(n, Activation | Max) for n in added):
+    if any(isinstance(n, Activation | Max | Winner) for n in added):
         return "piecewise linear"
     return "affine" if any(isinstance(v, Symbol) for v in results) else "constant"

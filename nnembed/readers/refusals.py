@@ -9,11 +9,11 @@ _SMOOTH = """
     ReduceLogSum ReduceLogSumExp ReduceProd ReduceSumSquare Attention LSTM GRU RNN
 """
 _STEPS = """
-    Floor Ceil Round Sign Mod Equal Less Greater LessOrEqual GreaterOrEqual And Or Not Xor ArgMax ArgMin TopK OneHot
-    NonZero Hardmax ThresholdedRelu Shrink Unique IsNaN IsInf DynamicQuantizeLinear QuantizeLinear NonMaxSuppression
+    Mod Equal And Or Xor TopK OneHot NonZero ThresholdedRelu Shrink Unique IsNaN IsInf DynamicQuantizeLinear
+    NonMaxSuppression
 """
 _CONTROL = "If Loop Scan SplitToSequence ConcatFromSequence Optional"
-_FINAL = "Sigmoid Softmax LogSoftmax ArgMax Hardmax"
+_FINAL = "Sigmoid Softmax LogSoftmax TopK"
 
 
 def why_unknown(op_type: str, domain: str) -> str:

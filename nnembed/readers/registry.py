@@ -81,7 +81,17 @@ class ReaderTable:
 
 def builtin_readers() -> tuple[OpReader, ...]:
     """Return the readers nnembed brings along."""
-    from nnembed.readers.ops import activations, arithmetic, constants, convolution, dense, pooling, reductions, shaping
+    from nnembed.readers.ops import (
+        activations,
+        arithmetic,
+        constants,
+        convolution,
+        dense,
+        jumps,
+        pooling,
+        reductions,
+        shaping,
+    )
 
-    modules = (activations, arithmetic, constants, convolution, dense, pooling, reductions, shaping)
+    modules = (activations, arithmetic, constants, convolution, dense, jumps, pooling, reductions, shaping)
     return tuple(value for module in modules for value in vars(module).values() if isinstance(value, BuiltinReader))

@@ -262,13 +262,19 @@ def _relaxed(form: _Form, cost: Array) -> tuple[float, Array | None]:
     if (form.lower > form.upper).any():
         return np.inf, None
     rows = LinearConstraint(form.matrix, form.row_lower, form.row_upper)
-    found = milp(
-        cost,
-        integrality=form.integer.astype(int),
-        bounds=Bounds(form.lower, form.upper),
-        constraints=[rows] if form.matrix.shape[0] else [],
-        options={"mip_rel_gap": 0.0},
-    )
+
+    def solved(presolve: bool) -> Any:
+        return milp(
+            cost,
+            integrality=form.integer.astype(int),
+            bounds=Bounds(form.lower, form.upper),
+            constraints=[rows] if form.matrix.shape[0] else [],
+            options={"mip_rel_gap": 0.0, "presolve": presolve},
+        )
+
+    found = solved(True)
+    if found.status not in (0, 2, 3):  # an error, or it does not know which; its presolve is to blame at times
+        found = solved(False)
     if found.status == 0:
         return float(found.fun), found.x
     if found.status == 2:

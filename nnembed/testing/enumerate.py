@@ -10,17 +10,18 @@ import scipy.sparse as sp
 
 from nnembed.aliases import Array
 from nnembed.ir.network import Network
-from nnembed.ir.nodes import Affine, Clip, Kink, Max, Node, Step
+from nnembed.ir.nodes import Affine, Clip, Kink, Max, Node, Round, Step, Winner
 
-#: y = slope g + offset where G g >= h, for one neuron over its layer's pre-activations
-_Choice = tuple[Array, float, Array, Array]
+#: y = slope g + offset where G g >= h, for one neuron (or a group of winners) over its layer's pre-activations
+_Choice = tuple[Array, Array | float, Array, Array]
 
 
 def enumerate_optimum(network: Network, low: Array, high: Array, weights: Array, *, maximize: bool = True) -> float:
     """Return the exact optimum of ``weights . outputs`` over a box.
 
-    Pieces are closed: at the threshold of a step both of its values count, so that the optimum is that of the network
-    and its limits, a supremum that the network itself need not reach.
+    Pieces are closed: where a layer jumps (the threshold of a step, the stairs of a rounding, equal members of winners)
+    both values count, so that the optimum is that of the network and its limits, a supremum that the network itself
+    need not reach.
 
     Parameters
     ----------
@@ -70,7 +71,7 @@ def _compose(network: Network, n: int, choice: dict[str, list[_Choice]]) -> tupl
             continue
         matrix, constant = maps[node.inputs[0]]
         picks = choice[node.name]
-        slopes, offsets = np.stack([p[0] for p in picks]), np.array([p[1] for p in picks])
+        slopes, offsets = np.vstack([p[0] for p in picks]), np.concatenate([np.atleast_1d(p[1]) for p in picks])
         maps[node.output] = slopes @ matrix, slopes @ constant + offsets
         for _, _, normal, side in picks:
             rows.append(normal @ matrix)
@@ -107,5 +108,32 @@ def _choices(node: Node, network: Network) -> list[list[_Choice]]:
             [(0 * e, node.low[i], -e[None], np.zeros(1)), (0 * e, node.high[i], e[None], np.zeros(1))]
             for i, e in enumerate(unit)
         ]
+    if isinstance(node, Round):
+        return [_stairs(node, i, e) for i, e in enumerate(unit)]
+    if isinstance(node, Winner):
+        return [_winners(group, unit) for group in node.groups]
     assert isinstance(node, Max)
     return [[(unit[m], 0.0, unit[m] - unit[group], np.zeros(len(group))) for m in group] for group in node.groups]
+
+
+def _stairs(node: Round, i: int, e: Array) -> list[_Choice]:
+    """Return the levels of one rounding, which must be few."""
+    low, high = node.low[i], node.high[i]
+    if not high - low < 100:
+        raise ValueError(f"layer {node.name!r}: {high - low:g} levels are too many to enumerate")
+    found: list[_Choice] = []
+    for k in np.arange(low, high + 1):
+        sides = [(k - 1 + node.shift) * node.step[i]] * int(k > low), [-(k + node.shift) * node.step[i]] * int(k < high)
+        rows = np.array([e] * len(sides[0]) + [-e] * len(sides[1])).reshape(-1, len(e))
+        found.append((0 * e, node.scale[i] * k, rows, np.array([*sides[0], *sides[1]])))
+    return found
+
+
+def _winners(group: Array, unit: Array) -> list[_Choice]:
+    """Return the winners of one group; repeated members win once."""
+    place = np.arange(len(group))
+    return [
+        (np.zeros((len(group), len(unit))), (place == k).astype(float), unit[m] - unit[group], np.zeros(len(group)))
+        for k, m in enumerate(group)
+        if m not in group[:k]
+    ]

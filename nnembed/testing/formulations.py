@@ -17,7 +17,7 @@ from nnembed.embedding import emit_block
 from nnembed.errors import BoxError
 from nnembed.features import Feature, missing
 from nnembed.ir.network import Network, TensorSpec
-from nnembed.ir.nodes import Abs, Clip, LeakyRelu, Max, Node, Relu, Step, absolute, leaky_relu, relu
+from nnembed.ir.nodes import Abs, Clip, LeakyRelu, Max, Node, Relu, Round, Step, Winner, absolute, leaky_relu, relu
 from nnembed.options import Budget
 from nnembed.protocols import Formulation
 from nnembed.testing.blocks import assert_block_equal, block_optimum, violation, with_inputs
@@ -120,7 +120,8 @@ def output_cost(block: Block, weights: Array, point: int = 0) -> Array:
 
 
 def _single(node: Node, low: float, high: float) -> Case:
-    x, y = TensorSpec("x", (2 if isinstance(node, Max) else 1,)), TensorSpec("y", (1,))
+    x = TensorSpec("x", (2 if isinstance(node, Max | Winner) else 1,))
+    y = TensorSpec("y", (2 if isinstance(node, Winner) else 1,))
     network = Network((x,), (y,), (node,), {"x": x, "y": y}, name=node.kind)
     side = np.zeros(x.size)
     side[0] = 1.0  # a maximum's second member stays at zero
@@ -140,6 +141,10 @@ def _singles(formulation: Formulation) -> Iterator[Case]:
         Step("n", ("x",), "y", np.array([-1.0]), np.array([1.0])),
         Step("n", ("x",), "y", np.array([2.0]), np.array([-0.5])),
         Step("n", ("x",), "y", np.array([3.0]), np.array([3.0])),
+        Round("n", ("x",), "y", np.ones(1), np.ones(1), np.full(1, -np.inf), np.full(1, np.inf)),
+        Round("n", ("x",), "y", np.array([0.3]), np.array([0.7]), np.array([-1.0]), np.array([2.0])),
+        Round("n", ("x",), "y", np.array([2.0]), np.array([0.5]), np.array([0.0]), np.array([0.0]), "down"),
+        Winner("n", ("x",), "y", np.array([[0, 1]])),
     )
     for node in nodes:
         if type(node) in formulation.handles:
@@ -160,7 +165,7 @@ def check_formulation_declares(formulation: Formulation, config: Config = DEFAUL
         "handles must be a frozenset of node types"
     )
     assert all(issubclass(kind, Node) for kind in formulation.handles), "handles must hold node types"
-    known = {Relu, LeakyRelu, Abs, Clip, Step, Max}
+    known = {Relu, LeakyRelu, Abs, Clip, Step, Round, Max, Winner}
     assert formulation.handles & known or formulation.handles, "handles must name at least one node type"
     assert isinstance(formulation.exact, bool) and isinstance(formulation.needs_finite_bounds, bool)
 
@@ -305,7 +310,7 @@ def _batched(formulation: Formulation) -> tuple[Case, list[Case]]:
 def _compare_at(formulation: Formulation, this: Case, block: Block, x: Array, config: Config) -> None:
     """Compare smallest and largest outputs at fixed inputs with the forward pass.
 
-    Next to the threshold of a step rows hold the value of either side, so there they must only contain the pass.
+    Next to a jump rows hold the value of either side, so there they must only contain the pass.
     """
     state = this.network.forward({this.network.inputs[0].name: x})
     want = np.concatenate([state[s.name][0] for s in this.network.outputs])
@@ -317,9 +322,23 @@ def _compare_at(formulation: Formulation, this: Case, block: Block, x: Array, co
 
 
 def _jumps(network: Network, state: Mapping[str, Array]) -> bool:
-    """Return whether a step is so close to its threshold that a solver's tolerance reaches over it."""
-    steps = [node for node in network.activations if isinstance(node, Step)]
-    return any(bool((np.abs(state[s.input]) <= 2e-6).any()) for s in steps)
+    """Return whether a layer is so close to a jump that a solver's tolerance reaches over it."""
+    return any(bool((jump_distance(node, state) <= 2e-6).any()) for node in network.activations)
+
+
+def jump_distance(node: Node, state: Mapping[str, Array]) -> Array:
+    """Return how far the pre-activations of a layer are from where its value jumps; nothing for continuous layers."""
+    g = state[node.inputs[0]]
+    if isinstance(node, Step):
+        return np.abs(g)
+    if isinstance(node, Round):
+        steps = g / node.step - node.shift
+        near: Array = np.abs(np.clip(np.rint(steps), node.low, node.high - 1) - steps) * node.step
+        return near[..., node.low < node.high]
+    if isinstance(node, Winner) and node.groups.shape[1] > 1:
+        members = np.sort(g[..., node.groups], axis=-1)
+        return members[..., -1] - members[..., -2]
+    return np.zeros(0)
 
 
 def _compare(exact: bool, found: float | None, want: float, up: bool, what: str, config: Config) -> None:

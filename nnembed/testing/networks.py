@@ -8,16 +8,19 @@ import numpy as np
 
 from nnembed.ir.linear import Dense
 from nnembed.ir.network import Network, TensorSpec
-from nnembed.ir.nodes import Affine, Clip, Max, Node, Step, absolute, leaky_relu, relu
+from nnembed.ir.nodes import Affine, Clip, Max, Node, Round, Step, Winner, absolute, leaky_relu, relu
 
-#: the continuous ones; "step" is a kind as well
+#: the continuous ones
 KINDS = ("relu", "leaky", "steep", "abs", "clip", "max", "none")
+#: those that jump
+JUMPS = ("step", "round", "winner")
 
 
 def activation(kind: str, name: str, source: str, output: str, n: int, rng: np.random.Generator) -> Node:
     """Return an activation layer by a short name; ``steep`` is a leaky ReLU with slopes above one and below zero.
 
-    A ``step`` goes up or down, neuron by neuron.
+    A ``step`` goes up or down, neuron by neuron; a ``round`` has three levels and stairs of several sizes; a ``winner``
+    has groups of up to three members.
     """
     if kind == "relu":
         return relu(name, source, output, n)
@@ -31,10 +34,17 @@ def activation(kind: str, name: str, source: str, output: str, n: int, rng: np.r
         return Clip(name, (source,), output, rng.uniform(-1, 0, n), rng.uniform(0.1, 1, n))
     if kind == "step":
         return Step(name, (source,), output, rng.normal(size=n), rng.normal(size=n))
+    if kind == "round":
+        sizes = rng.choice([0.25, 0.3, 1.0], n), rng.choice([0.5, 0.7, 1.0], n)
+        low = rng.integers(-2, 1, n).astype(float)
+        return Round(name, (source,), output, *sizes, low, low + 2, rng.choice(["even", "even", "down", "up"]))
+    if kind == "winner":
+        count = max(1, n // 3)
+        return Winner(name, (source,), output, np.arange(n)[: min(n, 3 * count)].reshape(count, -1))
     if kind == "max":
         groups = np.stack([rng.choice(n, size=min(3, n), replace=True) for _ in range(max(1, n // 2))])
         return Max(name, (source,), output, groups)
-    raise ValueError(f"unknown kind {kind!r}; one of {(*KINDS, 'step')}")
+    raise ValueError(f"unknown kind {kind!r}; one of {(*KINDS, *JUMPS)}")
 
 
 def chain(layers: Sequence[tuple[int, str]], n_in: int, rng: np.random.Generator, *, skip: bool = False) -> Network:
@@ -62,7 +72,7 @@ def chain(layers: Sequence[tuple[int, str]], n_in: int, rng: np.random.Generator
         current, size = pre, width
         if kind != "none":
             node = activation(kind, f"{kind}_{i}", pre, post, width, rng)
-            size = len(node.groups) if isinstance(node, Max) else width
+            size = node.evaluate(np.zeros(width)).size
             nodes.append(node)
             tensors[post] = TensorSpec(post, (size,))
             current = post
@@ -81,8 +91,8 @@ def reference_networks() -> dict[str, Network]:
     Two or three inputs named ``x``, at most ten neurons, so that `enumerate_optimum` takes each of them.
     """
     found = {}
-    for kind in (*KINDS[:-1], "step"):
-        sizes = (2, 2) if kind == "clip" else (3, 2)
+    for kind in (*KINDS[:-1], *JUMPS):
+        sizes = (2, 2) if kind in ("clip", "round") else (3, 2)
         layers = [(sizes[0], kind), (sizes[1], kind), (2, "none")]
         found[kind] = chain(layers, 2, np.random.default_rng(len(kind)))
     rng = np.random.default_rng(11)

@@ -86,7 +86,7 @@ class _Book:
 def models_of(op_type: str) -> list[OneOp]:
     """Return the models that test a standard operator, none if the kit knows none."""
     book = _Book()
-    for chapter in (_elementwise, _linear, _windows, _shapes, _reductions):
+    for chapter in (_elementwise, _jumps, _linear, _windows, _shapes, _reductions):
         chapter(book)
     return [m for m in book.models if m.nodes[0][0] == op_type]
 
@@ -121,6 +121,32 @@ def _elementwise(b: _Book) -> None:
         b.add(op, "x,c,d", {"c": b.f(3), "d": b.f(2, 1)}, shape=_SQUARE)
         b.add(op, "x")
     b.add("Where", "c,x,d", {"c": np.array([True, False, True]), "d": b.f(2, 3)}, shape=_SQUARE)
+
+
+def _jumps(b: _Book) -> None:
+    number = np.float32
+    for op in ("Round", "Floor", "Ceil", "Sign"):
+        b.add(op)
+        b.add(op, shape=_SQUARE, opset=14)
+    to_float = (("Cast", "b", "y", {"to": 1}),)
+    for op in ("Less", "LessOrEqual", "Greater", "GreaterOrEqual"):
+        b.add(op, "x,c", {"c": b.f(3)}, outputs="b", then=to_float)
+        b.add(op, "c,x", {"c": b.f(2, 1)}, shape=_SQUARE, outputs="b", then=to_float, opset=13)
+    for op in ("ArgMax", "ArgMin"):
+        b.add(op, shape=_SQUARE, outputs="b", then=to_float, axis=1, keepdims=0)
+        b.add(op, shape=_SQUARE, outputs="b", then=to_float, axis=-1, select_last_index=1)
+    b.add("Hardmax", shape=_SQUARE)
+    b.add("Hardmax", shape=_SQUARE, axis=1, opset=11)
+    back = (("DequantizeLinear", "q,s,z", "y", dict[str, Any]()),)
+    b.add("QuantizeLinear", "x,s,z", {"s": number(0.25), "z": np.uint8(9)}, outputs="q", then=back)
+    b.add(
+        "QuantizeLinear",
+        "x,s,z",
+        {"s": b.f(3) ** 2 + number(0.1), "z": np.array([0, 1, -3], np.int8)},
+        outputs="q",
+        then=((*back[0][:3], {"axis": 1}),),
+        axis=1,
+    )
 
 
 def _linear(b: _Book) -> None:

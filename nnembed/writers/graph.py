@@ -16,7 +16,7 @@ from nnembed.aliases import Array, Index
 from nnembed.errors import InputError
 from nnembed.ir.linear import Convolution, LinearOperator, Selection, Sparse
 from nnembed.ir.network import Network, TensorSpec
-from nnembed.ir.nodes import Abs, Affine, Clip, Kink, Max, Node, Relu, Step
+from nnembed.ir.nodes import Abs, Affine, Clip, Kink, Max, Node, Relu, Round, Step, Winner
 
 _OPSET, _IR = 17, 8
 _LARGEST = 250_000_000  # entries of one weight matrix: 1 GB, half of what one ONNX file can hold
@@ -102,6 +102,12 @@ class _Graph:
         if isinstance(node, Step):
             on = self.add("GreaterOrEqual", [sources[0], self.constant(np.zeros(1))])
             return self.add("Where", [on, self.constant(node.high), self.constant(node.low)])
+        if isinstance(node, Round):
+            return self._round(node, sources[0])
+        if isinstance(node, Winner):
+            shape = self.constant(np.array([-1, *node.groups.shape], dtype=np.int64))
+            grouped = self.add("Reshape", [self._gather(sources[0], node.groups.ravel()), shape])
+            return self.add("Flatten", [self.add("Hardmax", [grouped], axis=-1)], axis=1)
         if isinstance(node, Max):
             members = [self._gather(sources[0], column) for column in node.groups.T]
             return self.add("Max", members) if len(members) > 1 else members[0]
@@ -110,6 +116,19 @@ class _Graph:
         if isinstance(node, Kink):
             return self._kink(node, sources[0])
         raise InputError(f"layer {node.name!r} is a {node.kind}, which has no ONNX writer")
+
+    def _round(self, node: Round, source: str) -> str:
+        """Write a rounding; limits that are the same for all neurons become a Clip, which is read back into it."""
+        steps = source if (node.step == 1).all() else self.add("Div", [source, self.constant(node.step)])
+        level = self.add({"even": "Round", "down": "Floor", "up": "Ceil"}[node.rule], [steps])
+        if (node.low == node.low[0]).all() and (node.high == node.high[0]).all():
+            ends = [self.constant(side[0]) if np.isfinite(side[0]) else "" for side in (node.low, node.high)]
+            level = self.add("Clip", [level, *ends]) if any(ends) else level
+        elif not (np.isfinite(node.low) & np.isfinite(node.high)).all():
+            raise InputError(f"layer {node.name!r}: some roundings have limits and others have none; split the layer")
+        else:
+            level = self.add("Min", [self.add("Max", [level, self.constant(node.low)]), self.constant(node.high)])
+        return level if (node.scale == 1).all() else self.add("Mul", [level, self.constant(node.scale)])
 
     def _affine(self, node: Affine, sources: Sequence[str]) -> str:
         if len(sources) == 1 and not isinstance(node.operators[0], Selection | Convolution):

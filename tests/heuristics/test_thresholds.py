@@ -1,4 +1,4 @@
-"""Points left at the threshold of a step are moved to the side that the binaries say, by next to nothing."""
+"""Points left where a network jumps are moved to the side that the binaries say, by next to nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def left_by_the_solver(monkeypatch, net, cost, least):
     return caught[0]
 
 
-@pytest.mark.parametrize("kinds", [("step",), ("relu", "step"), ("step", "step")])
+@pytest.mark.parametrize(
+    "kinds",
+    [("step",), ("relu", "step"), ("step", "step"), ("round",), ("relu", "round"), ("winner",), ("round", "winner")],
+)
 def test_the_network_follows_the_binaries(monkeypatch, kinds):
     moved = 0
     for seed in range(12):

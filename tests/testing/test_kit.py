@@ -149,6 +149,6 @@ def test_equal_blocks_and_different_ones():
 
 def test_reference_networks_cover_every_kind():
     kinds = {type(node).__name__ for net in reference_networks().values() for node in net.activations}
-    assert kinds == {"Relu", "LeakyRelu", "Abs", "Clip", "Step", "Max"}
+    assert kinds == {"Relu", "LeakyRelu", "Abs", "Clip", "Step", "Round", "Max", "Winner"}
     block = emitted(TwoRow(), cases(TwoRow())[0])
     assert output_cost(block, np.ones(2)).sum() == 2

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nnembed as nn
-from nnembed.errors import UnsupportedOperators
 from nnembed.ir.linear import Convolution, Dense, Selection
 from nnembed.ir.network import Network, TensorSpec
-from nnembed.ir.nodes import Affine, Step, relu
+from nnembed.ir.nodes import Affine, Round, Step, relu
 from nnembed.testing import reference_networks
-from nnembed.testing.networks import KINDS, chain
+from nnembed.testing.formulations import jump_distance
+from nnembed.testing.networks import JUMPS, KINDS, chain
 from nnembed.writers.graph import to_onnx
 
 ort = pytest.importorskip("onnxruntime")
@@ -24,7 +24,7 @@ def replay(path, x):
     return session.run(None, {session.get_inputs()[0].name: x.astype(np.float32)})[0]
 
 
-@pytest.mark.parametrize("name", sorted(set(reference_networks()) - {"step"}))
+@pytest.mark.parametrize("name", sorted(reference_networks()))
 def test_reference_networks_come_back(name, tmp_path):
     network = reference_networks()[name]
     difference = nn.save(network, tmp_path / "net.onnx")
@@ -68,11 +68,44 @@ def test_onnxruntime_takes_steps_as_we_do(seed, dtype):
     assert np.array_equal(session.run(None, {"x": x.astype(dtype)})[0], network(x))
 
 
-def test_steps_are_not_read_yet(tmp_path):
-    """A file cannot be checked by reading it, so nothing is saved; `to_onnx` gives the model."""
-    with pytest.raises(UnsupportedOperators, match="not continuous"):
-        nn.save(reference_networks()["step"], tmp_path / "net.onnx")
-    assert not (tmp_path / "net.onnx").exists()
+@pytest.mark.parametrize("kind", JUMPS)
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10_000))
+def test_jumps_come_back(tmp_path_factory, kind, seed):
+    """Random networks, far from jumps: the file, run by onnxruntime and read again, is the network."""
+    rng = np.random.default_rng(seed)
+    network = chain([(6, kind), (6, kind), (2, "none")], 4, rng, skip=True)
+    path = tmp_path_factory.mktemp("w") / "net.onnx"
+    nn.save(network, path)
+    again = nn.load(path)
+    # Limits that differ from neuron to neuron are written as a maximum and a minimum, which are read as ReLUs.
+    assert [n.kind for n in again.activations if n.kind != "Relu"] == [n.kind for n in network.activations]
+    x = rng.normal(size=(200, 4)).astype(np.float32)
+    state = network.forward({"x": x.astype(float)})
+    near = [jump_distance(node, state).reshape(200, -1).min(axis=1, initial=1.0) for node in network.activations]
+    clear = np.min(near, axis=0) > 1e-4
+    assert clear.sum() > 100
+    assert replay(path, x)[clear] == pytest.approx(network(x)[clear], abs=1e-4)
+    assert again(x)[clear] == pytest.approx(network(x)[clear], abs=1e-4)
+
+
+def test_a_rounding_keeps_its_limits(tmp_path):
+    x, y = TensorSpec("x", (2,)), TensorSpec("y", (2,))
+    for low, high in ((0.0, 15.0), (-np.inf, 3.0), (-np.inf, np.inf), (2.0, 2.0)):
+        sides = np.full(2, 0.25), np.full(2, 0.5), np.full(2, low), np.full(2, high)
+        network = Network((x,), (y,), (Round("r", ("x",), "y", *sides),), {"x": x, "y": y})
+        assert nn.save(network, tmp_path / "r.onnx") == 0.0
+        points = np.random.default_rng(0).integers(-40, 41, (300, 2)) / 8  # every other one a jump
+        again = nn.load(tmp_path / "r.onnx")
+        assert np.array_equal(again(points), network(points))
+        assert np.array_equal(replay(tmp_path / "r.onnx", points), network(points))
+        (node,) = [n for n in again.activations if isinstance(n, Round)]
+        if np.isfinite(low):
+            assert len(again.activations) == 1 and (node.low[0], node.high[0]) == (low, high)
+    mixed = np.ones(2), np.ones(2), np.array([0.0, -np.inf]), np.full(2, np.inf)
+    network = Network((x,), (y,), (Round("r", ("x",), "y", *mixed),), {"x": x, "y": y})
+    with pytest.raises(nn.InputError, match="'r': some roundings have limits"):
+        nn.save(network, tmp_path / "m.onnx")
 
 
 def test_convolutions_stay_convolutions(tmp_path):

@@ -145,6 +145,8 @@ def _as_type(context: ReadContext, target: str) -> Symbol:
     x = context.symbol(0)
     if target == x.dtype or (target in ("float32", "float64") and x.dtype != "string"):
         return Symbol(x.tensor, x.shape, target)
+    if x.dtype == "bool" and numpy_type(target).kind in "iu":
+        return Symbol(x.tensor, x.shape, target)
     if not is_float(target):
         context.refuse(f"casting the network's data to {target} truncates it; leave it in floating point")
     if target not in context.model_types:

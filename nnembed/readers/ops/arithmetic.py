@@ -113,8 +113,10 @@ def _div(context: ReadContext) -> Result:
 
 @reads("Where", since=9)
 def _where(context: ReadContext) -> Result:
-    choice = context.constant(0, "the condition").astype(bool)
     a, b = context.operand(1), context.operand(2)
+    if isinstance(context.operand(0), Symbol):
+        return _chosen(context, context.symbol(0), a, b)
+    choice = context.constant(0, "the condition").astype(bool)
     shape = joint_shape(context, (choice, a, b))
     choice = np.broadcast_to(choice, shape)
     terms: list[Term] = []
@@ -126,6 +128,19 @@ def _where(context: ReadContext) -> Result:
         else:
             bias = bias + np.where(chosen, value.astype(float), 0.0)
     return context.affine(terms, bias, shape, moves=True)
+
+
+def _chosen(context: ReadContext, choice: Symbol, a: Operand, b: Operand) -> Symbol:
+    """Return one of two constants, by a condition of zeros and ones."""
+    if isinstance(a, Symbol) or isinstance(b, Symbol):
+        context.refuse(
+            "both its condition and what it chooses from depend on the input, which is no product with a constant; "
+            "choose between constants, or use Max, Min or Relu"
+        )
+    shape = joint_shape(context, (choice, a, b))
+    no, gap = (np.broadcast_to(v, shape) for v in (b.astype(float), a.astype(float) - b.astype(float)))
+    operator = scaled(broadcast_positions(choice.shape, shape), gap, choice.size)
+    return context.affine([(Symbol(choice.tensor, choice.shape, str(a.dtype)), operator)], no, shape)
 
 
 # ---- maxima ----------------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ default options. Names are loaded on first use.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from nnembed.lazy import loader
 
 _WHERE = {
     "CRelu": "nnembed.formulations.crelu",
@@ -82,13 +83,7 @@ if TYPE_CHECKING:
     from nnembed.formulations.zhat import ZHat
 
 
-def __getattr__(name: str) -> Any:
-    """Load a name on first use."""
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_WHERE[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = loader(__name__, _WHERE)
 
 
 def __dir__() -> list[str]:

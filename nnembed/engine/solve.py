@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nnembed.block import Block
-from nnembed.certificate import Certificate, certify, relative_gap
+from nnembed.certificate import Certificate, certify, names, relative_gap
 from nnembed.embedding import Embedding, embeddings_of, emit_block, make_plan
 from nnembed.engine.bilinear import Refinement
 from nnembed.engine.choose import choose_backend, held
@@ -187,13 +188,13 @@ class Run:
         """Search a first point, and solve."""
         search = StartSearch(problem, backend, self.heuristics, self.options, self.clock, on_event, stopped)
         point = self._phase("start", search.run)
-        solution, point = self._phase("split", lambda: self._split(problem, point, on_event, stopped))
+        solution, point, lower = self._phase("split", lambda: self._split(problem, point, on_event, stopped))
         if solution is not None:
             return solution  # proved without the solver
         products = bool(missing(problem.needs, backend.accepts))  # nothing else can be missing here
         if search.named or not products:
             point = self._phase("heuristics", lambda: search.deepen(point))
-        dual = DualSide(problem, stopped, self.options, self.clock)
+        dual = DualSide(problem, stopped, self.options, self.clock, lower)
         solution = self._phase("bound", lambda: dual.before(point))
         if solution is not None:
             return solution
@@ -209,14 +210,18 @@ class Run:
 
     def _split(
         self, problem: Problem, point: Point | None, on_event: Callable[[Event], None], stopped: Callable[[], bool]
-    ) -> tuple[Solution | None, Point | None]:
-        """Try to prove the optimum over the boxes of few decisions, unless the caller wants a certain formulation."""
+    ) -> tuple[Solution | None, Point | None, float]:
+        """Try to prove the optimum over the boxes of few decisions, unless the caller wants a certain formulation.
+
+        Also returns the best point and the bound that is proved, in minimisation form without the offset.
+        """
         chosen = (e.formulation if self.formulation is None else self.formulation for e in self.embeddings)
         if not self.heuristics or self.options.solver_options or any(c != "auto" for c in chosen):
-            return None, point
-        solution, found = Splitting(problem, self.options, self.clock, on_event, stopped).run()
+            return None, point, -math.inf
+        splitting = Splitting(problem, self.options, self.clock, on_event, stopped, point)
+        solution, found = splitting.run()
         known = found is not None and (point is None or not is_plan(point) or better(problem, found, point))
-        return solution, found if known else point
+        return solution, found if known else point, splitting.lower
 
     def _direct(self, search: StartSearch, point: Point | None) -> Solution:
         """Hand the problem over as it is, solve it, and make the answer follow the networks exactly."""
@@ -340,6 +345,9 @@ class Run:
         else:
             asked = self.rows.without_rows(problem, backend) if solution.status == "infeasible" else problem
             message = explain(asked, solution, backend, self.options)
+            if certificate is not None and not certificate.ok and solution.status == "optimal":
+                solution = replace(solution, status="feasible")
+                message = f"the bound is proven, but the point fails its certificate: {names(certificate.checks)}"
         values = self.host.load(self.model, problem, solution)  # without a point it clears the model's old values
         if x is not None and solution.bound is not None:
             self.history.append(HistoryEntry(self.clock.elapsed, solution.objective, solution.bound, backend.name))

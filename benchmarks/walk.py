@@ -3,6 +3,8 @@
     python benchmarks/walk.py                                     a few shapes and seeds, 10 s each
     python benchmarks/walk.py --shapes 100-500x3 --seeds 53 54 --limit 60
     python benchmarks/walk.py --full                              the 90 instances of the literature
+    python benchmarks/walk.py --wide                              the 180 instances of the one on pruned networks
+    python benchmarks/walk.py --steps                             region programs: a step, and written anew
     python benchmarks/walk.py --methods walk auto highs --cpu     CPU seconds as the clock, on a busy machine
     python benchmarks/walk.py --report                            print the tables of the last run again
     python benchmarks/walk.py --report --plot pictures            and draw the best values over time
@@ -31,11 +33,13 @@ sys.path.append(str(HERE.parent))  # behind everything: an installed nnembed win
 
 _SHAPES = ("10-100x1", "100-100x2", "100-500x3", "1000-50x2")
 _FULL = tuple(f"{n}-{width}x{depth}" for n in (10, 100, 1000) for depth in (1, 2, 3) for width in (100, 500))
+_WIDE = tuple(f"{n}-{w}x{d}" for n in (100, 1000, 10000) for d in (2, 3, 4, 5) for w in (50, 100, 200))
 _METHODS = (
     "forward", "gradient-walk", "ppga", "ppga-lr", "relax-walk", "sample-lp", "sample-mip", "walk", "auto", "highs"
 )  # fmt: skip
 _TIMES = (1.0, 10.0, 60.0)
 _GRACE = 120.0  # seconds on top of ten times the limit after which a run counts as hung
+_BUSY = 8.0  # wall seconds per CPU second at most
 _TIE = 1e-6  # relative: values that close win together
 
 Record = dict[str, Any]
@@ -47,33 +51,24 @@ Record = dict[str, Any]
 def alone(network: Any, method: str, limit: float, began: float) -> tuple[list[tuple[float, float]], float | None]:
     """Run one heuristic; return when which value was reached, and a proven bound that was not timed."""
     import numpy as np
+    from walk_scene import scene_of
 
     import nnembed as nn
-    from nnembed.embedding import embeddings_of
     from nnembed.engine.dual_side import DualSide
-    from nnembed.engine.embed import embed
-    from nnembed.heuristics.scene import Scene
     from nnembed.hooks.manager import registry
-    from nnembed.hosts.arrays import ArrayHost, ArrayModel
     from nnembed.options import Options
-    from nnembed.problem import Overlay, overlay
 
-    n = network.inputs[0].size
-    model = ArrayModel(np.zeros(n), np.ones(n), maximize=True)
-    embed(model, network, np.arange(n), attach=False)
-    model.cost = np.r_[np.zeros(n), 1.0]
-    layers = [Overlay(e, e.name, e.block, e.inputs, e.attached.output_labels) for e in embeddings_of(model).values()]
-    problem = overlay(ArrayHost().compile(model), layers)
+    scene = scene_of(network)
     heuristic = registry().get("heuristic", method)
     budget = nn.Budget(max(0.0, limit - (time.perf_counter() - began)))
     trace, best = [], -math.inf
-    for candidate in heuristic.run(Scene(problem), None, budget, np.random.default_rng(0)):
+    for candidate in heuristic.run(scene, None, budget, np.random.default_rng(0)):
         value = float(np.ravel(network(candidate.inputs["drivers"]["x"]))[0])
         if value > best:
             best = value
             trace.append((time.perf_counter() - began, value))
     options = Options()
-    return trace, DualSide(problem, lambda: False, options, options.budget.start()).improve(5.0)
+    return trace, DualSide(scene.problem, lambda: False, options, options.budget.start()).improve(5.0)
 
 
 def whole(network: Any, method: str, limit: float, began: float) -> tuple[list[tuple[float, float]], float | None]:
@@ -94,13 +89,19 @@ def whole(network: Any, method: str, limit: float, began: float) -> tuple[list[t
     return trace, result.bound
 
 
+def roomy(session: Any, at_most: float = math.inf) -> None:
+    """Give HiGHS so many wall seconds that CPU seconds run out first on a busy machine, but not for ever."""
+    left = _BUSY * min(session._clock.remaining, at_most)
+    session._option("time_limit", left + (session._highs.getRunTime() if math.isfinite(left) else 0.0))
+
+
 def one(shape: str, seed: int, method: str, limit: float, cpu: bool) -> Record:
     """Run one method on one network in this process."""
     if cpu:
         time.perf_counter = time.process_time  # before anything reads it
         from nnembed.backends.highs import HighsSession
 
-        HighsSession._limit = lambda self: None  # its own clock is the wall's; ours interrupts it
+        HighsSession._limit = roomy  # its own clock is the wall's; ours interrupts it
     from walk_nets import random_net
 
     import nnembed as nn
@@ -258,8 +259,9 @@ def measure(given: argparse.Namespace) -> None:
     if not given.resume:
         given.out.unlink(missing_ok=True)
     done = {(r["shape"], r["seed"], r["method"], r["limit"]) for r in read(given.out)}
-    for shape in given.shapes or (_FULL if given.full else _SHAPES):
-        for seed in given.seeds or (range(50, 55) if given.full else (50, 51)):
+    grid = _FULL if given.full else _WIDE if given.wide else ()
+    for shape in given.shapes or grid or _SHAPES:
+        for seed in given.seeds or (range(50, 55) if grid else (50, 51)):
             for method in methods:
                 if (shape, seed, method, given.limit) in done:
                     continue
@@ -279,6 +281,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=10.0, help="seconds of each run (10)")
     parser.add_argument("--cpu", action="store_true", help="CPU seconds as the clock")
     parser.add_argument("--full", action="store_true", help="18 shapes, seeds 50 to 54")
+    parser.add_argument("--wide", action="store_true", help="36 shapes with up to 10000 inputs, seeds 50 to 54")
+    parser.add_argument("--steps", action="store_true", help="cost of steps of walks instead of values")
     default = Path(tempfile.gettempdir()) / "nnembed-walk-results.jsonl"
     parser.add_argument("--out", type=Path, default=default, help=f"results as JSON lines ({default})")
     parser.add_argument("--resume", action="store_true", help="keep what --out has and go on")
@@ -295,9 +299,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.one:
         print(json.dumps(one(given.shapes[0], given.seeds[0], given.one, given.limit, given.cpu)))
         return
+    from report import markdown
+
+    if given.steps:
+        from walk_steps import table
+
+        costs = table(given.shapes or _SHAPES, given.seeds or (50,))
+        print(markdown(costs) if given.markdown else costs)
+        return
     if not given.report:
         measure(given)
-    from report import markdown
 
     records = read(given.out)
     for table in tables(records):

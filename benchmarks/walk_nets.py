@@ -1,14 +1,24 @@
 """Random ReLU networks of the literature on walks: PyTorch's default initialisation, reproduced without PyTorch.
 
 Shapes are written ``100-500x3``: 100 inputs, three hidden layers of 500, one output, to be maximised over the unit box.
+
+    python benchmarks/walk_nets.py --onnx folder --shapes 100-500x3 10-100x1 --seeds 50 51
+
+writes them as ONNX files, with the weights in single precision as they were drawn.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
+import sys
+from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # behind everything: an installed nnembed wins
 
 from nnembed.aliases import Array
 from nnembed.errors import InputError
@@ -57,3 +67,47 @@ def random_net(shape: str, seed: int) -> Network:
             tensors[post] = TensorSpec(post, (len(bias),))
             current = post
     return Network((tensors["x"],), (tensors[current],), tuple(nodes), tensors, name=f"{shape}_{seed}")
+
+
+def write(folder: Path, shape: str, seed: int) -> Path:
+    """Write one network as ONNX, the batch of its input and output open, and return the file."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    layers, current = random_weights(sizes_of(shape), seed), "x"
+    nodes, constants = [], []
+    for i, (weight, bias) in enumerate(layers):
+        last = i == len(layers) - 1
+        constants += [numpy_helper.from_array(weight, f"W{i}"), numpy_helper.from_array(bias, f"b{i}")]
+        pre = "y" if last else f"pre{i}"
+        nodes.append(helper.make_node("Gemm", [current, f"W{i}", f"b{i}"], [pre], transB=1))
+        if not last:
+            nodes.append(helper.make_node("Relu", [pre], [f"post{i}"]))
+        current = f"post{i}"
+    ends = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])]
+        for name, size in (("x", layers[0][0].shape[1]), ("y", layers[-1][0].shape[0]))
+    ]
+    graph = helper.make_graph(nodes, f"{shape}_{seed}", *ends, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{shape}_{seed}.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--onnx", type=Path, metavar="DIR", required=True, help="where the files go")
+    parser.add_argument("--shapes", nargs="+", default=["10-100x1", "100-100x2", "100-500x3"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[50])
+    given = parser.parse_args(arguments)
+    for shape in given.shapes:
+        for seed in given.seeds:
+            print(write(given.onnx, shape, seed))
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ thread, which asks every now and then whether to stop, takes the points along an
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import numpy as np
 
 from nnembed.engine.effort import Leash
 from nnembed.engine.start import StartSearch, better, is_plan
+from nnembed.errors import BoxError
 from nnembed.events import Event, HeuristicFinished, Incumbent
 from nnembed.heuristics.scene import Point, Scene
 from nnembed.protocols import Session
@@ -93,7 +95,8 @@ class Beside:
             for k, heuristic in enumerate(self._heuristics):
                 if self._ended():
                     return
-                self._run(heuristic, np.random.default_rng([self._search.options.seed, k]))
+                with contextlib.suppress(BoxError):  # of an endless objective: the solver will say so
+                    self._run(heuristic, np.random.default_rng([self._search.options.seed, k]))
         except BaseException as failure:  # noqa: BLE001 - raised again by the thread that waits
             self._failure = failure
 

@@ -15,7 +15,7 @@ from nnembed.backends.highs import Highs
 from nnembed.engine.effort import Effort, Watch, effort, hopelessness, is_automatic, is_brief, leashed
 from nnembed.engine.fill import first_plan
 from nnembed.engine.repair import Repair
-from nnembed.errors import InputError, UnsupportedFeature
+from nnembed.errors import BoxError, InputError, UnsupportedFeature
 from nnembed.events import Event, HeuristicFinished, Incumbent
 from nnembed.features import Capability
 from nnembed.heuristics.scene import Point, Scene
@@ -142,7 +142,7 @@ class StartSearch:
         """Return the last candidate of a heuristic as a point."""
         last: Array | None = None
         told = self.clock.elapsed
-        with self._session(heuristic) as session:
+        with self._session(heuristic) as session, self._left_to_solver():
             for candidate in heuristic.run(scene, session, budget, rng):
                 last = candidate.inputs["drivers"]["x"]
                 improved()
@@ -163,6 +163,11 @@ class StartSearch:
             x = np.empty(len(point.values))
             x[point.columns] = point.values
             self.on_event(Incumbent(self.clock.elapsed, point.objective, None, name, x))
+
+    def _left_to_solver(self) -> contextlib.AbstractContextManager[None]:
+        """Return what swallows the error of an endless objective, where a solver comes that will say so."""
+        alone = isinstance(self.backend, NoSolver)
+        return contextlib.nullcontext() if alone or self.named else contextlib.suppress(BoxError)
 
     @contextlib.contextmanager
     def _session(self, heuristic: Any) -> Iterator[Session | None]:

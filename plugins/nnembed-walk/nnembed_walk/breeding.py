@@ -68,6 +68,37 @@ class Pool:
 
 
 @dataclass(eq=False)
+class Choice:
+    """Draws one of several ways again and again; those that bring new elites more often, what is long ago counts less.
+
+    Parameters
+    ----------
+    count : int
+    rng : Generator
+    """
+
+    count: int
+    rng: np.random.Generator
+    tried: Array = field(init=False)
+    won: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin without preference."""
+        self.tried, self.won = np.full(self.count, 8.0), np.full(self.count, 4.0)
+
+    def draw(self, size: int, able: np.ndarray | bool = True) -> Index:
+        """Return numbers of ways."""
+        rate = self.won / self.tried * able
+        rate = np.maximum(rate / rate.sum(), 0.05 * (rate > 0))
+        return np.asarray(self.rng.choice(self.count, size=size, p=rate / rate.sum()))
+
+    def learn(self, drawn: Index, stayed: np.ndarray) -> None:
+        """Remember which draws brought elites."""
+        self.tried = 0.9 * self.tried + np.bincount(drawn, minlength=self.count) + 0.4
+        self.won = 0.9 * self.won + np.bincount(drawn, weights=stayed.astype(float), minlength=self.count) + 0.1
+
+
+@dataclass(eq=False)
 class Breeder:
     """Makes starts from elites; ways that bring new elites are taken more often.
 
@@ -82,27 +113,22 @@ class Breeder:
     upper: Array
     chain: Chain | None
     rng: np.random.Generator
-    tried: Array = field(default_factory=lambda: np.full(len(KINDS), 8.0))
-    won: Array = field(default_factory=lambda: np.full(len(KINDS), 4.0))
+    choice: Choice = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin without preference."""
+        self.choice = Choice(len(KINDS), self.rng)
 
     def breed(self, pool: Pool, count: int) -> tuple[Array, Index]:
         """Return starts (count, k) and the number of the way each was made."""
-        rate = self.won / self.tried
-        if self.chain is None or not self.chain.left:
-            rate[KINDS.index("sides")] = 0.0
-        rate = np.maximum(rate / rate.sum(), 0.05 * (rate > 0))
-        ways = self.rng.choice(len(KINDS), size=count, p=rate / rate.sum())
+        able = np.ones(len(KINDS), dtype=bool)
+        able[KINDS.index("sides")] = self.chain is not None and bool(self.chain.left)
+        ways = self.choice.draw(count, able)
         parents = np.minimum(self.rng.exponential(_LENIENT, count).astype(int), len(pool) - 1)
         starts = pool.points[parents].copy()
         for i, way in enumerate(ways.tolist()):
             starts[i] = self._child(pool, int(parents[i]), KINDS[way])
         return starts, ways
-
-    def learn(self, ways: Index, stayed: np.ndarray) -> None:
-        """Remember which ways brought elites; what is long ago counts less."""
-        self.tried = 0.9 * self.tried + np.bincount(ways, minlength=len(KINDS))
-        self.won = 0.9 * self.won + np.bincount(ways, weights=stayed.astype(float), minlength=len(KINDS))
-        self.tried, self.won = self.tried + 0.4, self.won + 0.1
 
     def _child(self, pool: Pool, parent: int, kind: str) -> Array:
         rng, point = self.rng, pool.points[parent]

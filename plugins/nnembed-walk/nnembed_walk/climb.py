@@ -20,6 +20,8 @@ def climb(
     steps: int,
     step: Array | float,
     stop: Callable[[], bool],
+    momentum: float = 0.9,
+    fall: float = 1.0,
 ) -> tuple[Array, Array, bool]:
     """Return the best point that each climber has met, its score, and whether the climb was finished.
 
@@ -35,9 +37,14 @@ def climb(
         Moves points in place to where they are allowed.
     steps : int
     step : float or array (s,)
-        Length of each climber's first step, relative to the box; it falls linearly to zero.
+        Length of each climber's first step, relative to the box; it falls to zero.
     stop : callable
         Polled every few steps.
+    momentum : float
+        0: every step goes where the slope points now, in long steps from corner to corner, which on networks finds
+        better places than the smooth paths of 0.9.
+    fall : float
+        Power with which steps fall, 1 linearly.
     """
     dtype = start.dtype.type
     stride = np.broadcast_to(np.asarray(step, dtype), len(start))[:, None] * width.astype(dtype)
@@ -54,12 +61,15 @@ def climb(
         if t == steps or (t % 8 == 7 and stop()):
             break
         slope *= wide
-        first *= dtype(0.9)
-        first += np.multiply(slope, dtype(0.1), out=work)
+        if momentum:
+            first *= dtype(momentum)
+            first += np.multiply(slope, dtype(1 - momentum), out=work)
+        else:
+            first = slope
         second *= dtype(0.999)
         np.multiply(slope, slope, out=work)
         second += np.multiply(work, dtype(0.001), out=work)
-        size = (1 - t / steps) / (1 - 0.9 ** (t + 1)) * np.sqrt(1 - 0.999 ** (t + 1))
+        size = (1 - t / steps) ** fall / (1 - momentum ** (t + 1)) * np.sqrt(1 - 0.999 ** (t + 1))
         np.sqrt(second, out=work)
         work += dtype(1e-30)
         np.divide(first, work, out=work)

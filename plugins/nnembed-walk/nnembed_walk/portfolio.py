@@ -7,20 +7,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from nnembed.aliases import Array
-from nnembed.errors import BoxError, InputError
+from nnembed.errors import InputError
 from nnembed.features import Capability
 from nnembed.heuristics.scene import Scene
 from nnembed.options import Budget
 from nnembed.protocols import Candidate
 
-from nnembed_walk.breeding import Breeder, Pool, slopes
+from nnembed_walk.breeding import Breeder, Choice, Pool
+from nnembed_walk.corners import corners
 from nnembed_walk.exact import Exact
-from nnembed_walk.kinks import kink_ranges
 from nnembed_walk.patience import Patience
 from nnembed_walk.terrain import Terrain
 
 _STALE = 15  # rounds without a new elite after which breeding begins anew
-_FINE = 0.1  # steps of climbers that only refine an elite, relative to the others'
+_FINE = 0.01  # step of the climber that only refines the best elite
+_STEPS = np.array([0.05, 0.2, 1.0, 4.0])  # first steps of climbers, relative to the box
+_FRESH = 3  # the one of them for starts that owe nothing to elites
+_FALL = 2.0  # power with which they fall
 
 
 class Walk:
@@ -60,18 +63,10 @@ class Walk:
                 exact = Exact(terrain)
             while not terrain.clock.expired and patience.go_on(terrain.record.score):
                 yield from state.round()
-                if exact is not None and not (yield from self._programs(exact, state)):
-                    return
+                if exact is not None:
+                    yield from exact.turn(state.pool, state.work)
         finally:
             terrain.close()
-
-    def _programs(self, exact: Exact, state: _State) -> Generator[Candidate, None, bool]:
-        """Give programs a turn; False where the model is unbounded, which is for the solver to tell."""
-        try:
-            yield from exact.turn(state.pool, state.work)
-        except BoxError:
-            return False
-        return True
 
 
 @dataclass(eq=False)
@@ -86,6 +81,7 @@ class _State:
     pool: Pool = field(init=False)
     former: Pool = field(init=False)
     breeder: Breeder = field(init=False)
+    lengths: Choice = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin without elites."""
@@ -93,62 +89,57 @@ class _State:
         kinks = terrain.record.look(terrain.uniform(1)).kinks.shape[1]
         self.pool, self.former = Pool(terrain.k, kinks), Pool(terrain.k, kinks)
         self.breeder = Breeder(terrain.lower, terrain.upper, terrain.chain, terrain.rng)
+        self.lengths = Choice(len(_STEPS), terrain.rng)
 
     def begin(self) -> Iterator[Candidate]:
-        """Look at uniform points and at corners that slopes point to; climb from them."""
-        starts = self.fresh(self.batch)
+        """Look at points known already, uniform ones and corners that slopes point to; climb from them."""
+        starts, step = self.fresh(self.batch), np.full(self.batch, _STEPS[_FRESH])
+        known = self.terrain.scene.known[: self.batch // 4]
+        if len(known):
+            starts[-len(known) :], step[-len(known) :] = known, _STEPS[0]
         yield from self.terrain.offer(starts, settle=0)
         if not self.terrain.clock.expired:
-            yield from self._climb(starts, np.full(self.batch, 0.1))
+            yield from self._climb(starts, step)
 
     def fresh(self, count: int) -> Array:
         """Return starts that owe nothing to elites: half uniform, half corners that slopes point to."""
-        terrain, half = self.terrain, count // 2
-        points = terrain.uniform(count)
+        points, half = self.terrain.uniform(count), count // 2
         if half:
-            if terrain.chain is not None:
-                points[:half] = np.where(self._relaxed_slopes(half) > 0, terrain.upper, terrain.lower)
-            else:
-                slope = np.empty((half, terrain.k))
-                terrain.field(half, np.float64)(points[:half], slope)
-                points[:half] = np.where(slope > 0, terrain.upper, terrain.lower)
-        terrain.project(points)
+            points[:half] = corners(self.terrain, half)
         return points
-
-    def _relaxed_slopes(self, count: int) -> Array:
-        """Return slopes with the open neurons as CROWN's upper line has them, and with random states around that."""
-        chain = self.terrain.chain
-        assert chain is not None
-        low, high = kink_ranges(self.terrain.scene)
-        opened = (low < 0) & (high > 0)
-        line = np.where(opened, high / np.where(opened, high - low, 1.0), (low >= 0).astype(float))
-        states = np.where(self.terrain.rng.random((count, len(line))) < line, 1.0, 0.0)
-        states[0] = line
-        return slopes(chain, states)
 
     def round(self) -> Iterator[Candidate]:
         """Climb once from bred and a few fresh starts."""
         if self.stale >= _STALE:
             self._renew()
         if len(self.pool) < 3:
-            yield from self._climb(self.fresh(self.batch), np.full(self.batch, 0.1))
+            yield from self._climb(self.fresh(self.batch), np.full(self.batch, _STEPS[_FRESH]))
             return
         bred = self.batch - max(1, self.batch // 8)
         starts, ways = self.breeder.breed(self.pool, bred)
-        step = self.terrain.rng.choice([0.05, 0.1, 0.15], self.batch)
+        lengths = self.lengths.draw(self.batch)
+        lengths[bred:] = _FRESH
+        step = _STEPS[lengths]
         starts = np.concatenate([starts, self.fresh(self.batch - bred)])
-        starts[bred - 1], step[bred - 1] = self.pool.points[0], _FINE * 0.1
+        starts[bred - 1], step[bred - 1] = self.pool.points[0], _FINE
         self.terrain.project(starts)
         stayed = yield from self._climb(starts, step)
-        self.breeder.learn(ways, stayed[:bred])
+        self.breeder.choice.learn(ways[:-1], stayed[: bred - 1])
+        self.lengths.learn(lengths[: bred - 1], stayed[: bred - 1])
 
     def _climb(self, starts: Array, step: Array) -> Generator[Candidate, None, np.ndarray]:
         terrain = self.terrain
-        ends, score = terrain.climb(starts, self.steps, step)
+        ends, score = terrain.climb(starts, self.steps, step, 0.0, _FALL)
         if not len(ends):
             return np.zeros(len(starts), dtype=bool)
-        yield from terrain.offer(ends[[int(score.argmax())]])
-        look = terrain.record.look(ends)
+        if terrain.scene.integer.any():  # rounding changes who is best
+            ends = terrain.inside(ends)
+            yield from terrain.offer(ends)
+            look = terrain.record.look(ends)
+            score = np.where(look.violation <= 1e-7, look.score, min(score.min(), look.score.min()) - 1.0)
+        else:
+            yield from terrain.offer(ends[[int(score.argmax())]])
+            look = terrain.record.look(ends)
         stayed = self.pool.add(ends, score, look.kinks > 0)
         self.stale = 0 if stayed.any() else self.stale + 1
         self.work += self._price()

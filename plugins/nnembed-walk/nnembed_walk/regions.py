@@ -16,6 +16,12 @@ from nnembed_walk.program import Lifted, wide
 
 _TOLERANCE = 1e-9
 _INTEGER_NODES = 500  # of the user's own integers inside one region
+_PRESOLVED = 100_000  # nonzeros of mixed-integer programs up to which presolve keeps within its time
+_DUAL, _PRIMAL = 1, 4  # HiGHS's numbers
+_NEAR = 1e-7  # how far outside a region a point may be to count as in it
+_OUTSIDE = 2e-9  # violation of a row that was left out from which on it is added
+_ROWS_PER_INPUT = 2  # near rows to begin with
+_FEW_ENTRIES = 20_000  # of programs that always have all their rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +60,11 @@ class Solver:
             ("primal_feasibility_tolerance", _TOLERANCE),
         ):
             self.highs.setOptionValue(name, value)
+        if not presolve:  # weights of networks need no scaling, and a restart does not have to do it again
+            self.highs.setOptionValue("simplex_scale_strategy", 0)
         self._rows = 0
         self.unbounded = False
+        self.ray: Array | None = None
         self._rough = False
 
     def load(
@@ -81,9 +90,39 @@ class Solver:
         self.highs.setOptionValue("dual_feasibility_tolerance", 1e-6)
         self._rough = True
 
+    def obey(self, clock: Clock) -> None:
+        """End programs when a clock ends, also one that ends before its time."""
+
+        def poll(event: Any) -> None:
+            event.data_in.user_interrupt = clock.expired
+
+        self.highs.cbMipInterrupt.subscribe(poll)
+        self.highs.cbSimplexInterrupt.subscribe(poll)
+
     def set_bounds(self, columns: Index, lower: Array, upper: Array) -> None:
         """Change column bounds."""
         self.highs.changeColsBounds(len(columns), columns.astype(np.int32), lower, upper)
+
+    def add_rows(self, rows: Array, least: Array) -> None:
+        """Add full rows ``rows @ x >= least``."""
+        part = dense_rows(rows)
+        self.highs.addRows(len(least), least, _no_limit(least), part.nnz, part.indptr[:-1], part.indices, part.data)
+        self._rows += len(least)
+
+    def basis(self) -> tuple[list[Any], np.ndarray]:
+        """Return the states of the columns and a mask of the rows that are tight."""
+        basis = self.highs.getBasis()
+        basic = self._api.HighsBasisStatus.kBasic
+        return list(basis.col_status), np.array([status != basic for status in basis.row_status], dtype=bool)
+
+    def set_basis(self, columns: list[Any], tight: np.ndarray) -> None:
+        """Begin from states of columns and rows that are tight at their lower side."""
+        status = self._api.HighsBasisStatus
+        basis = self._api.HighsBasis()
+        basis.col_status = columns
+        basis.row_status = [status.kLower if t else status.kBasic for t in tight.tolist()]
+        basis.valid = True
+        self.highs.setBasis(basis)
 
     def run(self, clock: Clock, iterations: int | None = None) -> tuple[Array | None, float, float, bool]:
         """Solve and return the point (None without one), its value, the work done and whether it was finished."""
@@ -103,6 +142,7 @@ class Solver:
         status = self.highs.getModelStatus()
         endless = self._api.HighsModelStatus.kUnbounded, self._api.HighsModelStatus.kUnboundedOrInfeasible
         self.unbounded = status in endless
+        self.ray = self._direction() if self.unbounded else None
         info = self.highs.getInfo()
         work = float(max(info.simplex_iteration_count, 1)) * self._rows
         finished = status == self._api.HighsModelStatus.kOptimal
@@ -113,6 +153,11 @@ class Solver:
         if self.unbounded or info.primal_solution_status != self._api.SolutionStatus.kSolutionStatusFeasible:
             return None, -np.inf, work, status == self._api.HighsModelStatus.kInfeasible
         return np.array(self.highs.getSolution().col_value), float(info.objective_function_value), work, finished
+
+    def _direction(self) -> Array | None:
+        """Return a direction in which the objective grows for ever, if HiGHS knows one."""
+        _, known, ray = self.highs.getPrimalRay()
+        return np.array(ray) if known else None
 
     def close(self) -> None:
         """Free the solver's memory."""
@@ -150,48 +195,102 @@ class LiftedRegions:
         """Whether the last program had no best point."""
         return self._solver.unbounded
 
+    @property
+    def ray(self) -> Array | None:
+        """A direction in which the last program had no best point, if known."""
+        return self._solver.ray
+
     def close(self) -> None:
         """Free the solver."""
         self._solver.close()
 
 
 class DenseRegions:
-    """Region programs over the drivers alone: one dense row per open neuron; for few inputs and many neurons."""
+    """Region programs over the drivers alone: one dense row per open neuron; for few inputs and many neurons.
+
+    Rows of later layers differ from region to region. Where the last best point is allowed in the new region, as it is
+    a step past it, primal simplex goes on from there with the rows that are near, and the others are checked after
+    that; a basis that is far away is worse than none.
+    """
 
     def __init__(self, program: Lifted, chain: Chain, seed: int = 0):
         self.program = program
-        self._chain, self._solver, self._basis = chain, Solver(seed), None
+        self._chain, self._solver = chain, Solver(seed)
         self._opened = np.flatnonzero(program.open)
+        self._last: tuple[Array, list[Any], np.ndarray] | None = None  # point, states of columns, rows it is tight at
 
     def solve(self, pattern: np.ndarray, clock: Clock, iterations: int | None = None) -> Found | None:
         """See `LiftedRegions.solve`; every kink must be on or off."""
-        p = self.program
+        p, solver = self.program, self._solver
         rows, sides, out, constant = composed(self._chain, pattern)
-        on, side = pattern[self._opened].astype(bool), -sides[self._opened]
-        matrix = dense_rows(rows[self._opened])
+        sign = np.where(pattern[self._opened] != 0, 1.0, -1.0)
+        rows, least = rows[self._opened] * sign[:, None], -sides[self._opened] * sign  # rows @ x >= least
         cost = self._chain.cost + self._chain.output @ out
+        used = self._begin(rows, least)
         box = p.lower[p.drivers], p.upper[p.drivers]
-        limits = np.where(on, side, -np.inf), np.where(on, np.inf, side)
-        solver = self._solver
-        solver.load(matrix, limits, box, cost, np.zeros(len(cost), dtype=bool))
-        if self._basis is not None:
-            solver.highs.setBasis(self._basis)
+        solver.load(dense_rows(rows[used]), (least[used], _no_limit(used)), box, cost, np.zeros(len(cost), dtype=bool))
+        if self._last is not None:
+            solver.set_basis(self._last[1], self._last[2][used])
+        solver.highs.setOptionValue("simplex_strategy", _DUAL if self._last is None else _PRIMAL)
         x, value, work, finished = solver.run(clock, iterations)
+        while x is not None and finished and len(used) < len(rows):
+            outside = rows @ x < least - _OUTSIDE
+            outside[used] = False
+            missed = np.flatnonzero(outside)
+            if not len(missed):
+                break
+            used = np.concatenate([used, missed])
+            solver.add_rows(rows[missed], least[missed])
+            solver.highs.setOptionValue("simplex_strategy", _DUAL)
+            x, value, more, finished = solver.run(clock, iterations)
+            work += more
+        self._last = None
         if x is None:
             return None
-        self._basis = solver.highs.getBasis() if finished else None
+        if finished:
+            columns, held = solver.basis()
+            tight = np.zeros(len(rows), dtype=bool)
+            tight[used] = held
+            self._last = x, columns, tight
+        elif len(used) < len(rows) and (rows @ x < least - _OUTSIDE).any():
+            return None
         kept = np.zeros(len(p.kept))
         kept[p.drivers] = x
         return Found(kept, value + float(self._chain.output @ constant), work, finished)
+
+    def _begin(self, rows: Array, least: Array) -> Index:
+        """Return the rows to begin with; forget the last point where it lies outside."""
+        every = np.arange(len(rows))
+        if self._last is None:
+            return every
+        slack = rows @ self._last[0] - least
+        if (slack < -_NEAR).any():
+            self._last = None
+            return every
+        if rows.size <= _FEW_ENTRIES:
+            return every
+        slack /= np.sqrt(np.einsum("ij,ij->i", rows, rows)).clip(min=1e-300)
+        slack[self._last[2]] = -1.0
+        count = max(_ROWS_PER_INPUT * rows.shape[1], int(self._last[2].sum()))
+        return every if count >= len(rows) else np.sort(np.argpartition(slack, count)[:count])
 
     @property
     def unbounded(self) -> bool:
         """Whether the last program had no best point."""
         return self._solver.unbounded
 
+    @property
+    def ray(self) -> Array | None:
+        """A direction in which the last program had no best point, if known."""
+        return self._solver.ray
+
     def close(self) -> None:
         """Free the solver."""
         self._solver.close()
+
+
+def _no_limit(like: Array | Index) -> Array:
+    return np.full(len(like), np.inf)
 
 
 def is_bare(scene: Scene, program: Lifted) -> bool:
@@ -269,10 +368,16 @@ def neighbourhood(
         np.concatenate([program.row_lower, below, below]),
         np.concatenate([program.row_upper, np.zeros(k), -program.low[free]]),
     )
-    sides = np.concatenate([program.lower, np.zeros(k)]), np.concatenate([upper, one])
-    solver = Solver(seed, presolve=True)
-    whole = np.concatenate([program.integer, np.ones(k, bool)])
-    solver.load(matrix, rows, sides, np.concatenate([program.cost, np.zeros(k)]), whole)
+    lower, upper = np.concatenate([program.lower, np.zeros(k)]), np.concatenate([upper, one])
+    whole, cost = np.concatenate([program.integer, np.ones(k, bool)]), np.concatenate([program.cost, np.zeros(k)])
+    moves = upper > lower
+    settled = np.where(moves, 0.0, lower)
+    shift = matrix @ settled
+    matrix = sp.csr_array(matrix[:, moves])
+    solver = Solver(seed, presolve=matrix.nnz <= _PRESOLVED)
+    solver.obey(clock)
+    sides = lower[moves], upper[moves]
+    solver.load(matrix, (rows[0] - shift, rows[1] - shift), sides, cost[moves], whole[moves])
     for name, value in (
         ("mip_max_nodes", nodes), ("mip_rel_gap", 1e-5), ("mip_detect_symmetry", False),
         ("mip_feasibility_tolerance", 1e-7), ("mip_heuristic_effort", 0.02),
@@ -280,8 +385,11 @@ def neighbourhood(
         solver.highs.setOptionValue(name, value)
     if start is not None:
         point = solver._api.HighsSolution()
-        point.col_value = np.concatenate([start, (pattern[free] > 0).astype(float)])
+        point.col_value = np.concatenate([start, (pattern[free] > 0).astype(float)])[moves]
         solver.highs.setSolution(point)
     x, value, work, finished = solver.run(clock)
     solver.close()
-    return None if x is None else Found(x[: len(program.kept)], value, work, finished)
+    if x is None:
+        return None
+    settled[moves] = x
+    return Found(settled[: len(program.kept)], value + float(cost @ np.where(moves, 0.0, lower)), work, finished)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from nnembed.heuristics.scene import Scene
 from nnembed.options import Budget
 from nnembed.protocols import Candidate
 
+from nnembed_walk.corners import corners, shares
 from nnembed_walk.patience import Patience
 from nnembed_walk.program import Lifted, wide
 from nnembed_walk.regions import Solver
@@ -22,6 +23,7 @@ from nnembed_walk.walking import flipped_ties, walk
 
 Starts = Literal["relaxation", "uniform", "dynamic"]
 _SIMPLEX_ROWS = 1000
+_SHARE = 0.4  # of the time left that the first relaxation may take
 _STARTS = ("relaxation", "uniform", "dynamic")
 
 
@@ -50,14 +52,19 @@ class Relaxation:
         self._solver.load(matrix, rows, (program.lower, program.upper), program.cost, relaxed)
         self._columns = np.concatenate([program.up[self._opened], program.down[self._opened]])
 
-    def solve(self, forced: np.ndarray, terrain: Terrain, iterations: int | None = None) -> tuple[Array, Array] | None:
+    def solve(
+        self, forced: np.ndarray, terrain: Terrain, iterations: int | None = None, share: float = 1.0
+    ) -> tuple[Array, Array] | None:
         """Return drivers and neuron states in [0, 1] of the best relaxed point; None where there is none (in time).
 
-        `forced` says per kink which state is forced, -1 for none.
+        `forced` says per kink which state is forced, -1 for none; `share` is a part of the time left.
         """
         upper = np.concatenate(self.program.pattern_bounds(forced))
         self._solver.set_bounds(self._columns, np.zeros(len(upper)), upper)
-        x, _, _, _ = self._solver.run(terrain.clock, iterations)
+        clock, left = terrain.clock, terrain.clock.remaining
+        if share < 1 and np.isfinite(left):
+            clock = Budget(share * left).start()
+        x, _, _, _ = self._solver.run(clock, iterations)
         if x is None:
             return None
         program, state = self.program, (self.program.low > 0).astype(float)
@@ -80,6 +87,9 @@ class RelaxWalk:
     ----------
     eps : float
         Step beyond the best point of a region.
+    first : sequence of floats
+        Multiples of `eps` with which walks go from the first relaxation, one after the other: steps of different length
+        end in different places, and long ones there more quickly. ``(1,)``: one walk, as published.
     delta : float
         Weight that every neuron has in the draw, besides the distance between its relaxed and its real state.
     flips : bool
@@ -105,15 +115,16 @@ class RelaxWalk:
         eps: float = 0.01,
         delta: float = 0.05,
         *,
+        first: Sequence[float] = (10.0, 1.0, 3.0, 0.1),
         flips: bool = False,
         starts: Starts = "relaxation",
         first_layer_only: bool = False,
     ):
         if starts not in _STARTS:
             raise InputError(f"starts={starts!r}; give one of {', '.join(_STARTS)}")
-        if not (eps > 0 and delta > 0):
-            raise InputError(f"eps={eps} and delta={delta} must be positive")
-        self.eps, self.delta, self.flips, self.starts = eps, delta, flips, starts
+        if not (eps > 0 and delta > 0 and all(f > 0 for f in first)):
+            raise InputError(f"eps={eps}, delta={delta} and all of first={tuple(first)} must be positive")
+        self.eps, self.delta, self.first, self.flips, self.starts = eps, delta, tuple(first), flips, starts
         self.first_layer_only = first_layer_only
 
     def run(self, embedded: Scene, session: object, budget: Budget, rng: np.random.Generator) -> Iterator[Candidate]:
@@ -133,18 +144,20 @@ class RelaxWalk:
             if relaxation is not None:
                 relaxation.close()
 
-    def _walk(self, terrain: Terrain, start: Array) -> Iterator[Candidate]:
-        yield from flipped_ties(terrain, start) if self.flips else walk(terrain, start, self.eps)
+    def _walk(self, terrain: Terrain, start: Array, eps: float = 0.0) -> Iterator[Candidate]:
+        yield from flipped_ties(terrain, start) if self.flips else walk(terrain, start, eps or self.eps)
 
     def _from_relaxations(self, terrain: Terrain, relaxation: Relaxation, patience: Patience) -> Iterator[Candidate]:
-        kinks = len(terrain.program.low)
-        first = relaxation.solve(np.full(kinks, -1, dtype=np.int8), terrain)
-        if first is None:
-            return
-        point, relaxed = first
+        """Walk from the relaxation; where there is no time for it, from the best corner of a coarser one."""
+        rough = corners(terrain, 1)[0]
+        yield from terrain.offer(rough[None], settle=0)
+        free = np.full(len(terrain.program.low), -1, dtype=np.int8)
+        found = relaxation.solve(free, terrain, share=_SHARE)
+        point, relaxed = (rough, shares(terrain)) if found is None else found
         yield from terrain.offer(point[None], settle=1)
         real = terrain.look(point).kinks[0] > 0
-        yield from self._walk(terrain, point)
+        for factor in (1.0,) if self.flips else self.first:
+            yield from self._walk(terrain, point, factor * self.eps)
         seen = {real.tobytes()}
         while not terrain.clock.expired and patience.go_on(terrain.record.score):
             if self.starts == "dynamic":

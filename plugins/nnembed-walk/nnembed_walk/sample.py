@@ -30,8 +30,9 @@ class SampleLp:
         terrain, patience = Terrain(embedded, budget, rng), Patience(budget)
         try:
             while not terrain.clock.expired and patience.go_on(terrain.record.score):
-                point = terrain.uniform(1)[0]
-                yield from terrain.settle(terrain.look(point).kinks[0] > 0)[0]
+                points = terrain.uniform(1)
+                yield from terrain.offer(points, settle=0)
+                yield from terrain.settle(terrain.look(points[0]).kinks[0] > 0)[0]
         finally:
             terrain.close()
 
@@ -59,7 +60,9 @@ class SampleMip:
         terrain, patience = Terrain(embedded, budget, rng), Patience(budget)
         try:
             while not terrain.clock.expired and patience.go_on(terrain.record.score):
-                pattern = terrain.look(terrain.uniform(1)[0]).kinks[0] > 0
+                points = terrain.uniform(1)
+                yield from terrain.offer(points, settle=0)
+                pattern = terrain.look(points[0]).kinks[0] > 0
                 better, found = terrain.settle(pattern)
                 yield from better
                 best = terrain.record.score

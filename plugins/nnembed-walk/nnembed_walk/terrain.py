@@ -142,7 +142,9 @@ class Terrain:
             self._penalty = 30.0 * (float(np.abs(score).max()) + float(np.ptp(score)) + 1.0)
         return self._penalty
 
-    def climb(self, points: Array, steps: int, step: Array | float) -> tuple[Array, Array]:
+    def climb(
+        self, points: Array, steps: int, step: Array | float, momentum: float = 0.9, fall: float = 1.0
+    ) -> tuple[Array, Array]:
         """Return the best points met by projected Adam ascent in single precision where possible, and their scores.
 
         A climb that the clock has cut short brings nothing, unless it was the first: else where it was cut would decide
@@ -152,7 +154,9 @@ class Terrain:
         dtype = np.float32 if fast else np.float64
         start = points.astype(dtype)
         field = self.field(len(start), dtype)
-        best, score, finished = climb(field, start, self.width, self.project, steps, step, self._expired)
+        best, score, finished = climb(
+            field, start, self.width, self.project, steps, step, self._expired, momentum, fall
+        )
         if not finished and self._climbed:
             return points[:0], np.zeros(0)
         self._climbed = True
@@ -205,10 +209,13 @@ class Terrain:
         side = np.where(
             p.cost > 0, p.upper, np.where(p.cost < 0, p.lower, np.minimum(np.abs(p.lower), np.abs(p.upper)))
         )
-        endless = np.flatnonzero(~np.isfinite(side[:n]))
-        if not len(endless):
+        endless, ray = ~np.isfinite(side[:n]), self.regions.ray
+        if ray is not None and (endless & (ray[:n] != 0)).any():
+            endless &= ray[:n] != 0
+        columns = np.flatnonzero(endless)
+        if not len(columns):
             return
-        first = endless[np.argmax(p.cost[endless] != 0)]
+        first = columns[np.argmax(p.cost[columns] != 0)]
         name = self.scene.problem.column_name(int(p.kept[first]))
         raise BoxError(f"the objective has no best value: variable {name} may grow for ever; give it bounds or a row")
 

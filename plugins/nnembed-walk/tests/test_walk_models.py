@@ -80,10 +80,27 @@ def test_columns_of_the_users_own_come_from_the_region_program(heuristic):
         assert found.score == pytest.approx(exact.objective, abs=1e-5)
 
 
-def test_an_unbounded_column_is_named():
+@pytest.mark.parametrize("heuristic", [Walk(), RelaxWalk(), SampleLp(), SampleMip()], ids=lambda h: h.name)
+def test_an_unbounded_column_is_named(heuristic):
     model = with_stock()
-    with pytest.raises(BoxError, match=r"variable .* may grow for ever"):
+    with pytest.raises(BoxError, match=r"variable x\[3\] may grow for ever"):
+        best(heuristic, model)
+
+
+def test_of_several_columns_without_bound_the_one_that_grows_is_named():
+    network = chain([(5, "relu"), (1, "none")], 2, np.random.default_rng(3))
+    model = ArrayModel(np.r_[-np.ones(2), 0, 0], np.r_[np.ones(2), np.inf, np.inf], maximize=True)
+    embed(model, network, np.arange(2), name="net", attach=False)
+    model.cost = np.array([0.0, 0, 5.0, 1.0, -0.25])
+    model.add_rows(np.array([[1.0, 0, 1.0, 0, 0]]), -np.inf, 3.0)
+    with pytest.raises(BoxError, match=r"variable x\[3\] may grow for ever"):
         best(SampleLp(), model)
+
+
+def test_an_endless_objective_is_an_error_without_solver_and_an_answer_with_one():
+    with pytest.raises(BoxError, match="may grow for ever"):
+        nn.solve(with_stock(), backend="none", heuristics=(Walk(),), time_limit=5)
+    assert nn.solve(with_stock(), backend="highs", time_limit=5).status == "unbounded"
 
 
 def test_an_empty_polytope_gives_no_candidate():

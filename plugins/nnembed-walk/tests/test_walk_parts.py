@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nnembed.errors import InputError
-from nnembed.ir.nodes import Step
+from nnembed.errors import InputError, UnsupportedFeature
+from nnembed.ir.nodes import Clip, Kink, Max
 from nnembed.options import Budget
 from nnembed.testing import chain, enumerate_optimum, reference_networks
 from nnembed.testing.heuristics import scene
 
+import nnembed_walk.regions as regions
 from nnembed_walk import GradientWalk, PerturbedWalk, RelaxWalk, Walk
 from nnembed_walk.ascent import boundary
 from nnembed_walk.field import FastField, SceneField, chain_of
@@ -20,7 +21,9 @@ from nnembed_walk.record import Record
 from nnembed_walk.regions import DenseRegions, LiftedRegions, composed, neighbourhood
 from nnembed_walk.terrain import Terrain
 
-NETWORKS = {k: n for k, n in reference_networks().items() if not any(isinstance(a, Step) for a in n.activations)}
+ALL = reference_networks()
+NETWORKS = {k: n for k, n in ALL.items() if all(isinstance(a, Kink | Clip | Max) for a in n.activations)}
+OTHERS = {k: n for k, n in ALL.items() if k not in NETWORKS}  # with jumps
 CLOCK = Budget().start()
 
 
@@ -147,10 +150,93 @@ def test_an_exact_step_ends_where_the_first_neuron_turns(seed):
     assert (pattern(step * (1 + 1e-6)) != start).any(axis=1)[crossed].all()
 
 
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_networks_with_jumps_are_climbed_only(name):
+    network = OTHERS[name]
+    this = scene(network, *box(network))
+    last = list(Walk(batch=8, steps=60).run(this, None, Budget(1.0), np.random.default_rng(0)))[-1]
+    assert last.score == pytest.approx(float(np.ravel(network(last.inputs["drivers"]["x"]))[0]), abs=1e-9)
+    with pytest.raises(UnsupportedFeature, match="use 'gradient-walk'"):
+        list(RelaxWalk().run(this, None, Budget(1.0), np.random.default_rng(0)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31))
+def test_walks_through_dense_regions_leave_no_row_out(seed):
+    """Rows that are far away are left out at first: with many of them on every step, values must stay the programs'."""
+    rng = np.random.default_rng(seed)
+    network = chain([(40, "relu"), (40, "leaky"), (40, "relu"), (1, "none")], 4, rng)
+    this = scene(network, *box(network))
+    program, plain, record = lifted(this), chain_of(this), Record(this)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(regions, "_FEW_ENTRIES", 0)
+        kept = DenseRegions(program, plain)
+        x = rng.uniform(-1, 1, 4)
+        for _ in range(6):
+            pattern = record.look(x[None]).kinks[0] > 0
+            one, two = kept.solve(pattern, CLOCK), LiftedRegions(program).solve(pattern, CLOCK)
+            assert one.value == pytest.approx(two.value, abs=1e-6)
+            best = one.kept[program.drivers]
+            x = np.clip(best + 0.01 * (best - x), -1, 1)
+
+
+def test_the_portfolio_goes_on_from_known_points():
+    network = chain([(60, "relu"), (60, "relu"), (1, "none")], 20, np.random.default_rng(2))
+    this = scene(network, *box(network))
+    good = list(Walk().run(this, None, Budget(1.0), np.random.default_rng(0)))[-1]
+    again = scene(network, *box(network))
+    again.know(good.inputs["drivers"]["x"])
+    first = next(iter(Walk(programs=False).run(again, None, Budget(), np.random.default_rng(5))))
+    assert first.score >= good.score - 1e-9
+
+
+def test_relax_walk_has_points_before_its_relaxation():
+    network = chain([(60, "relu"), (60, "relu"), (1, "none")], 20, np.random.default_rng(2))
+    found = list(RelaxWalk().run(scene(network, *box(network)), None, Budget(0.05), np.random.default_rng(0)))
+    assert found and all(np.diff([c.score for c in found]) > 0)
+
+
+def test_files_of_the_random_nets_are_the_random_nets(tmp_path):
+    import nnembed as nn
+    from walk_nets import random_net, write
+
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = write(tmp_path, "10-20x2", 53)
+    network, x = random_net("10-20x2", 53), np.random.default_rng(0).random((5, 10)).astype(np.float32)
+    run = onnxruntime.InferenceSession(str(path)).run(None, {"x": x})[0]
+    for point, value in zip(x, run, strict=True):
+        assert network(point.astype(float)) == pytest.approx(value, abs=1e-6)
+        assert nn.load(path)(point.astype(float)) == pytest.approx(network(point.astype(float)), abs=1e-9)
+
+
+def test_small_mixed_integer_programs_keep_to_their_time():
+    from time import process_time
+
+    from walk_nets import random_net
+    from walk_scene import scene_of
+
+    terrain = Terrain(scene_of(random_net("100-300x2", 50)), Budget(), np.random.default_rng(0))
+    kinks = terrain.look(terrain.uniform(1)[0]).kinks[0]
+    free, began = np.argsort(np.abs(kinks))[:90], process_time()
+    neighbourhood(terrain.program, kinks > 0, np.sort(free), Budget(0.5).start(), 10_000)
+    assert process_time() - began < 3.0  # presolve alone took ten times as long
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shape", "most"), [("100-200x3", 0.2), ("10-100x2", 0.2), ("100-100x2", 0.6)])
+def test_a_step_costs_much_less_than_writing_its_program_anew(shape, most):
+    from walk_steps import measure
+
+    ms = measure(shape, 57)
+    assert ms["step"] <= most * ms["lifted"], ms
+    assert ms["step"] <= 1.3 * ms["dense"], ms
+
+
 def test_wrong_options_are_refused_with_their_names():
     for make, word in (
         (lambda: RelaxWalk(starts="corner"), "starts='corner'"),
         (lambda: RelaxWalk(eps=0), "eps=0"),
+        (lambda: RelaxWalk(first=(1, -1)), "first="),
         (lambda: GradientWalk(batch=0), "batch=0"),
         (lambda: PerturbedWalk(radius=-1), "radius=-1"),
         (lambda: Walk(batch=1), "batch=1"),

@@ -173,6 +173,7 @@ def embed_for(
     *,
     attach: bool,
     backend: str | None = None,
+    budget: Budget | None = None,
 ) -> Embedding:
     """Put a network into a model that is solved with `options`, as far as they are known; else as `embed`."""
     if not isinstance(network, Network):
@@ -186,7 +187,7 @@ def embed_for(
         raise InputError(f"the model already contains a network named {name!r}; pass another name=")
     inputs = host.parse(model, network.inputs, x)
     splits = not attach and isinstance(formulation, str) and formulation == "auto"
-    found = derive_bounds(host, model, network, inputs, bounds, Budget(), reg, splits=splits)
+    found = derive_bounds(host, model, network, inputs, bounds, budget or Budget(), reg, splits=splits)
     accepts = host.accepts if attach else Feature.LINEAR | Feature.INTEGER | host.accepts
     by = host.name if attach else ""
     plan, parts = make_plan(network, found, formulation, accepts, reg, options, name, host=by)

@@ -22,6 +22,8 @@ from nnembed.keywords import explicit
 from nnembed.options import Options
 from nnembed.result import Result
 
+_AUTO, _ASKED = 0.2, 0.5  # parts of the time limit for bounds, chosen by nnembed and by the caller
+
 
 @explicit
 def maximize(
@@ -117,6 +119,7 @@ def minimize(
 def _extreme(
     network: Network, box: Any, objective: Any, constraints: Any, options: Options, *, maximize: bool
 ) -> Result:
+    clock = options.budget.start()
     weights = output_weights(network, objective)
     inputs = input_bounds(network, box)
     if inputs.batch != 1:
@@ -126,12 +129,14 @@ def _extreme(
     low, high = (np.concatenate([side[s.name][0] for s in network.inputs]) for side in (inputs.low, inputs.high))
     model = ArrayModel(low, high, maximize=maximize)
     columns = _columns(network)
-    embed_for(options, model, network, columns, None, options.formulation, options.bounds, attach=False)
+    share = _AUTO if isinstance(options.bounds, str) and options.bounds == "auto" else _ASKED
+    budget = replace(options.budget, seconds=None if options.time_limit is None else share * options.time_limit)
+    embed_for(options, model, network, columns, None, options.formulation, options.bounds, attach=False, budget=budget)
     model.cost = np.concatenate([np.zeros(len(low)), weights])
     for matrix, lower, upper in read_constraints(constraints, network):
         wide = sp.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], model.n_columns))
         model.add_rows(wide, lower, upper)
-    result = run_of(model, replace(options, start=_start(network, options.start))).result()
+    result = run_of(model, replace(options, start=_start(network, options.start)), clock=clock).result()
     if result.point is None:
         return result
     flat = result.point[: len(low)]

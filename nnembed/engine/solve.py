@@ -119,13 +119,15 @@ def solve(
     return run_of(model, options, formulation, bounds).result()
 
 
-def run_of(model: Any, options: Options, formulation: Any = None, bounds: Any = None) -> Run:
-    """Return the run that the options ask for."""
+def run_of(
+    model: Any, options: Options, formulation: Any = None, bounds: Any = None, clock: Clock | None = None
+) -> Run:
+    """Return the run that the options ask for; a clock that runs already says what was spent before."""
     if options.surrogate is None:
-        return Run(model, options, formulation, bounds)
+        return Run(model, options, formulation, bounds, begun=clock)
     from nnembed.engine.passing import SurrogateRun
 
-    return SurrogateRun(model, options, formulation, bounds)
+    return SurrogateRun(model, options, formulation, bounds, begun=clock)
 
 
 @dataclass(eq=False)
@@ -140,10 +142,13 @@ class Run:
     phases: dict[str, float] = field(default_factory=dict)
     maximize: bool = False
     reached: bool = False  # the target
+    begun: Clock | None = None  # None starts one
 
     def __post_init__(self) -> None:
         """Start the clock and find host and parts."""
-        self.clock: Clock = self.options.budget.start()
+        self.clock: Clock = self.begun or self.options.budget.start()
+        if self.begun is not None:
+            self.phases["embed"] = self.begun.elapsed
         self.registry: Registry = registry()
         self.host: Host = find_host(self.model, self.registry)
         holders = getattr(self.host, "holders", lambda model: [model])  # hosts whose models have models inside

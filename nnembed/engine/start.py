@@ -56,6 +56,8 @@ class StartSearch:
                 break
             budget = replace(self.options.budget, seconds=self._share(0.1))
             point = self._better(point, self._found(heuristic, scene, budget, rng, lambda: None))
+        if point is None and self.heuristics:  # without rows of the user's own every point will do
+            point = scene.point(scene.clip(0.5 * (scene.lower + scene.upper)[None])[0])
         return point if point is not None and is_plan(point) else self._plan(point)
 
     def deepen(self, point: Point | None) -> Point | None:

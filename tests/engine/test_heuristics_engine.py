@@ -259,3 +259,21 @@ def test_a_start_makes_the_users_other_columns_count():
     assert good.history[0].source == "start" and good.status == "optimal"
     moved = nn.solve(model, start=np.array([0.0, 0.0, 0.0, 0.0]))
     assert moved.history[0].source == "start" and moved.objective == pytest.approx(good.objective, abs=1e-6)
+
+
+def test_without_rows_of_the_users_own_no_plan_is_computed(monkeypatch):
+    import nnembed.engine.start as start
+
+    class Nothing(Sleeper):
+        name = "nothing"
+
+        def run(self, embedded, session, budget, rng):
+            return iter(())
+
+    def fail(*_):
+        raise AssertionError("a linear program of the whole model")
+
+    monkeypatch.setattr(start, "first_plan", fail)
+    box = (np.zeros(12), np.ones(12))
+    result = nn.maximize(net(), box, heuristics=Nothing(), backend="none", time_limit=1, bounds="interval")
+    assert result.x is not None and result.bound >= result.objective

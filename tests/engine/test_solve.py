@@ -248,3 +248,22 @@ def test_several_inputs_and_outputs_by_name():
     points = {k: np.random.default_rng(1).uniform(box[0][k], box[1][k], (3000, t[k].size)) for k in ("a", "b")}
     values = net(points)
     assert result.bound >= (values["u"][:, 0] - 2 * values["v"][:, 1]).max()
+
+
+def test_bounds_are_part_of_the_time_limit(net):
+    from nnembed.bounds import Crown
+
+    class Noting(Crown):
+        name = "noting"
+
+        def tighten(self, network, bounds, budget):
+            given.append(budget.seconds)
+            time.sleep(0.05)
+            return super().tighten(network, bounds, budget)
+
+    given = []
+    result = nn.maximize(net, BOX, bounds=Noting(), time_limit=8)
+    assert given[0] <= 4
+    assert result.phases["embed"] >= 0.05 and result.seconds >= result.phases["embed"]
+    nn.maximize(net, BOX, bounds=Noting())
+    assert given[1] is None

@@ -75,15 +75,17 @@ def _load(reader: OpReader, model: Any) -> Any:
 
 
 def _difference(network: Any, model: Any, config: Config) -> str:
-    """Return where network and reference evaluator disagree on random inputs, nothing if they do not."""
-    from onnx.reference import ReferenceEvaluator
+    """Return where network and file disagree on random inputs, nothing if they do not.
 
-    reference, rng = ReferenceEvaluator(model), np.random.default_rng(1)
+    The file is run by onnxruntime where it is installed: onnx's reference evaluator reads some operators of old
+    versions as those of the latest.
+    """
+    reference, rng = network.reference, np.random.default_rng(1)
     shapes = {i.name: tuple(d.dim_value or 1 for d in i.type.tensor_type.shape.dim) for i in model.graph.input}
     for _ in range(_POINTS):
         values = {k: np.asarray(rng.normal(size=s), np.float32) for k, s in shapes.items()}
-        theirs = np.asarray(reference.run(None, values)[0], float).ravel()
         flat = {s.name: values[s.name].reshape(1, -1).astype(float) for s in network.inputs}
+        theirs = reference.run(flat)[network.outputs[0].name].ravel()
         ours = network.flat_outputs(network.forward(flat)).ravel()
         if ours.shape != theirs.shape:
             return f"{len(ours)} entries instead of {len(theirs)}"
@@ -104,7 +106,7 @@ def check_reader_declares(reader: OpReader, config: Config = DEFAULT) -> None:
 
 @since("0.1")
 def check_agrees_with_reference(reader: OpReader, config: Config = DEFAULT) -> None:
-    """Check: the network as read computes what ONNX's reference evaluator computes, on random tensors."""
+    """Check: the network as read computes what onnxruntime (or onnx's reference evaluator) does, on random tensors."""
     for label, model in _cases(reader):
         wrong = _difference(_load(reader, model), model, config)
         assert not wrong, f"{label}: {wrong}"
@@ -125,7 +127,10 @@ def check_computed_operands(reader: OpReader, config: Config = DEFAULT) -> None:
                 continue
             except ModelFileError:
                 continue
-            wrong = _difference(network, model, config)
+            try:
+                wrong = _difference(network, model, config)
+            except ModelFileError:
+                continue  # the file means nothing at random numbers: a dropout ratio above one
             assert not wrong, f"{this.label} with {name!r} computed: {wrong}"
 
 

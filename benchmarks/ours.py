@@ -138,9 +138,10 @@ def maximize(task: Task, limit: float, *, check: bool = True, solver: Backend | 
     box, weights = (np.array(task.lower, float), np.array(task.upper, float)), np.array(task.weights, float)
     meter.restart()
     result = nn.maximize(
-        network, box, weights, backend=backend, heuristics="auto" if limit else "none", progress=False
+        network, box, weights, backend=backend, heuristics="auto" if limit else "none", progress=False,
+        time_limit=limit or None,
     )  # fmt: skip
-    meter.lap("check")
+    meter.lap("check" if backend.sizes else "solve")  # some are proved before there is anything to hand over
     record = meter.record() | backend.sizes | {"unstable": observer.unstable}
     if limit == 0:
         return record

@@ -14,6 +14,8 @@ from nnembed.options import Options
 from nnembed.problem import Problem
 from nnembed.protocols import Session, Solution
 
+_NOTHING = 1e-8  # between a point and its bound; next to an optimum of zero every relative gap is one
+
 
 def better_of(problem: Problem, solution: Solution, point: Point | None) -> Solution:
     """Keep the start where the solver stopped without a point as good."""
@@ -44,11 +46,16 @@ def repaired(problem: Problem, solution: Solution, session: Session, options: Op
         trial = refit(problem, x, session)
         x = trial if trial is not None and feasible(problem, trial) else solution.x
     value = problem.objective(x)
-    gap = relative_gap(value, solution.bound)
     status = solution.status
-    if status == "optimal" and gap is not None and gap > max(10 * options.gap, 1e-6) and problem.is_discrete:
+    if status == "optimal" and problem.is_discrete and not closed(value, solution.bound, max(10 * options.gap, 1e-6)):
         status = "feasible"  # the solver's optimum lived on its tolerances
     return replace(solution, x=x, objective=value, status=status)
+
+
+def closed(value: float, bound: float | None, gap: float) -> bool:
+    """Return whether a value is within a relative gap of a bound, or next to it; no bound says nothing against it."""
+    found = relative_gap(value, bound)
+    return found is None or bound is None or found <= gap or abs(value - bound) <= _NOTHING
 
 
 def snapped(problem: Problem, x: Array, scene: Scene | None = None) -> Array:

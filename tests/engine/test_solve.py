@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import nnembed as nn
+from nnembed.engine.recover import closed
 from nnembed.testing import chain, enumerate_optimum, random_network
 
 BOX = (-np.ones(2), np.ones(2))
@@ -267,3 +268,8 @@ def test_bounds_are_part_of_the_time_limit(net):
     assert result.phases["embed"] >= 0.05 and result.seconds >= result.phases["embed"]
     nn.maximize(net, BOX, bounds=Noting())
     assert given[1] is None
+
+
+def test_next_to_an_optimum_of_zero_a_relative_gap_means_nothing():
+    assert closed(1.03e-9, 0.0, 1e-6) and closed(0.0, -1e-9, 1e-6) and closed(1.0, None, 0.0)
+    assert not closed(1e-3, 0.0, 1e-6) and not closed(1e-7, 0.0, 1e-2) and closed(1.005, 1.0, 1e-2)

@@ -57,6 +57,7 @@ class FastC2V:
         """Return bounds of all tensors; see `protocols.BoundTightener` and `alpha.AlphaCrown`."""
 
         def maximise(shared: Shared, functions: Functions, clock: Clock) -> Array:
+            """Return lower bounds (functions,) on functions of a layer, in parts that fit into memory."""
             best = np.full(len(functions.box), -np.inf)
             for part in _parts(shared.network, functions):
                 if clock.expired:

@@ -110,6 +110,7 @@ def _optimize(shared: Shared, path: Path, box: str, how: How) -> Report:
     facts |= {"x": result.x, "y": result.y, "seed": shared.seed, "threads": shared.threads}
 
     def show(console: Console) -> None:
+        """Print the answer, its point and what went wrong for people."""
         from rich.markup import escape
 
         console.print(f"[bold]{sense}[/] of {escape(network.name)}: {escape(result_line(result))}")

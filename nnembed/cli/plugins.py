@@ -52,6 +52,7 @@ def _plugins() -> Report:
     line = f"{count} parts in {len(points)} extension points, {len(problems)} broken plugin(s)"
 
     def show(console: Console) -> None:
+        """Print one table per extension point and the plugins that are left out."""
         from nnembed.tables import Table
 
         head = ("name", "summary", "from", "usable")

@@ -177,6 +177,7 @@ def _reference_evaluator(source: bytes | Path) -> tuple[Run, str]:
     evaluator = ReferenceEvaluator(model, new_ops=[BatchNormalization])
 
     def run(feeds: dict[str, AnyArray]) -> list[AnyArray]:
+        """Return the outputs; whatever the evaluator raises means that it cannot run the model."""
         try:
             return [np.asarray(value) for value in evaluator.run(None, feeds)]
         except (

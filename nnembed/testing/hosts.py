@@ -87,6 +87,7 @@ def _under_test(check: Callable[[HostAdapter, Config], None]) -> Callable[..., N
 
     @wraps(check)
     def run(adapter: HostAdapter, config: Config = DEFAULT) -> None:
+        """Run the check with the adapter's host first, and put the registered hosts back."""
         known = registry()
         known.parts("host")  # collects them
         registered = known._parts["host"]

@@ -330,6 +330,22 @@ def composed(chain: Chain, pattern: np.ndarray) -> tuple[Array, Array, Array, Ar
     return np.concatenate([empty, *rows]), np.concatenate([np.zeros(0), *sides]), out, constant
 
 
+def _with_choices(program: Lifted, free: Index) -> tuple[sp.csr_array, tuple[Array, Array]]:
+    """Return the program's rows and big-M rows of one binary per free kink, which come last as columns; and their sides."""
+    n, k = len(program.lower), len(free)
+    z = sp.csr_array((-program.high[free], n + np.arange(k), np.arange(k + 1)), shape=(k, n + k))
+    u = sp.csr_array((-program.low[free], n + np.arange(k), np.arange(k + 1)), shape=(k, n + k))
+    one = np.ones(k)
+    up = sp.csr_array((one, program.up[free], np.arange(k + 1)), shape=(k, n + k))
+    down = sp.csr_array((one, program.down[free], np.arange(k + 1)), shape=(k, n + k))
+    matrix = sp.csr_array(sp.vstack([wide(program.matrix, n + k), up + z, down + u], format="csr"))
+    below = np.full(k, -np.inf)
+    return matrix, (
+        np.concatenate([program.row_lower, below, below]),
+        np.concatenate([program.row_upper, np.zeros(k), -program.low[free]]),
+    )
+
+
 def neighbourhood(
     program: Lifted,
     pattern: np.ndarray,
@@ -356,19 +372,9 @@ def neighbourhood(
     upper = program.upper.copy()
     opened = np.flatnonzero(program.open)
     upper[program.up[opened]], upper[program.down[opened]] = program.pattern_bounds(fixed)
-    n, k = len(program.lower), len(free)
-    z = sp.csr_array((-program.high[free], n + np.arange(k), np.arange(k + 1)), shape=(k, n + k))
-    u = sp.csr_array((-program.low[free], n + np.arange(k), np.arange(k + 1)), shape=(k, n + k))
-    one = np.ones(k)
-    up = sp.csr_array((one, program.up[free], np.arange(k + 1)), shape=(k, n + k))
-    down = sp.csr_array((one, program.down[free], np.arange(k + 1)), shape=(k, n + k))
-    matrix = sp.csr_array(sp.vstack([wide(program.matrix, n + k), up + z, down + u], format="csr"))
-    below = np.full(k, -np.inf)
-    rows = (
-        np.concatenate([program.row_lower, below, below]),
-        np.concatenate([program.row_upper, np.zeros(k), -program.low[free]]),
-    )
-    lower, upper = np.concatenate([program.lower, np.zeros(k)]), np.concatenate([upper, one])
+    k = len(free)
+    matrix, rows = _with_choices(program, free)
+    lower, upper = np.concatenate([program.lower, np.zeros(k)]), np.concatenate([upper, np.ones(k)])
     whole, cost = np.concatenate([program.integer, np.ones(k, bool)]), np.concatenate([program.cost, np.zeros(k)])
     moves = upper > lower
     settled = np.where(moves, 0.0, lower)

@@ -16,8 +16,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index, Mask
-from nnembed.block import Block, Fill, Presolved, Role, Value
+from nnembed.block import Block, Presolved, Role
 from nnembed.bounds.box import Bounds
+from nnembed.fills import Fill, Value
 from nnembed.ir.network import Network, TensorSpec
 from nnembed.ir.nodes import Affine
 from nnembed.ledger import Ledger, joined_arrays

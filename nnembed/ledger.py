@@ -8,7 +8,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index
-from nnembed.block import ColumnGroup, Fill, Indicators, Role, Separator, Sos1
+from nnembed.block import ColumnGroup, Indicators, Role, Separator, Sos1
+from nnembed.fills import Fill
 from nnembed.ir.network import Network
 from nnembed.rows import Rows
 

@@ -24,8 +24,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index, Mask
-from nnembed.block import Fill
 from nnembed.bounds.box import Bounds, contenders
+from nnembed.fills import Fill
 from nnembed.ir.linear import Dense, LinearOperator
 from nnembed.ir.network import Network
 from nnembed.ir.nodes import Activation, Affine, Max, Winner

@@ -26,7 +26,7 @@ LAYERS = [
         "parallel",
     },
     {"ir"},
-    {"bounds.box", "block"},
+    {"bounds.box", "fills", "block"},
     {"presolve", "problem", "rows", "ledger", "builder"},
     {"protocols"},
     {

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nnembed.block import Block, ColumnGroup, Role, Sos1, Undetermined
+from nnembed.block import Block, ColumnGroup, Role, Sos1
 from nnembed.embedding import able_solvers, lower_block, no_way
 from nnembed.features import Feature, missing
+from nnembed.fills import Undetermined
 from nnembed.hooks.manager import Registry
 from nnembed.lowerings.planner import Chain, cheapest, hopeless
 from nnembed.matrices import widen_square

@@ -49,12 +49,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnembed import block as blocks
+from nnembed import fills
 from nnembed.aliases import Array
-from nnembed.block import Above, Fill, Part, Role, Value
+from nnembed.block import Role
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows, scale_rows
 from nnembed.features import Feature
+from nnembed.fills import Above, Fill, Part, Value
 from nnembed.formulations.layers import emit_layer
 from nnembed.formulations.pieces import Contest, Kinks, TwoKinks
 from nnembed.ir.nodes import Abs, Clip, LeakyRelu, Max, Node, Relu, Round, Step, Winner
@@ -189,7 +190,7 @@ def one_hot(k: Contest, block: BlockBuilder) -> Rows:
 class _FirstOfTwo(Fill):
     """The rule of `Winner` for the first members of pairs."""
 
-    rule: blocks.Winner
+    rule: fills.Winner
 
     def __call__(self, state: Mapping[str, Array]) -> Array:
         """See `Fill`."""

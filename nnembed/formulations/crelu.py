@@ -47,10 +47,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index
-from nnembed.block import ColumnGroup, Part, Role
+from nnembed.block import ColumnGroup, Role
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows
 from nnembed.features import Feature
+from nnembed.fills import Part
 from nnembed.formulations.bigm import ALL_KINDS, one_hot, ordered_pair, slack_columns
 from nnembed.formulations.layers import emit_layer
 from nnembed.formulations.pieces import Kinks, join

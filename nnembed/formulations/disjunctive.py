@@ -14,9 +14,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index
-from nnembed.block import ColumnGroup, Fill, Part, Role
+from nnembed.block import ColumnGroup, Role
 from nnembed.bounds.interval import gamma
 from nnembed.builder import BlockBuilder, Rows
+from nnembed.fills import Fill, Part
 from nnembed.formulations.pieces import Kinks
 
 

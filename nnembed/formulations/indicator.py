@@ -33,10 +33,11 @@ from __future__ import annotations
 import numpy as np
 
 from nnembed.aliases import Index
-from nnembed.block import Part, Role
+from nnembed.block import Role
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows
 from nnembed.features import Feature
+from nnembed.fills import Part
 from nnembed.formulations.bigm import CONTINUOUS
 from nnembed.formulations.pieces import Contest, Kinks, Steps, TwoKinks, emit_activation, emit_max
 from nnembed.formulations.sos1 import Pair, lifted, split, split_twice

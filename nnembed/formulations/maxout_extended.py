@@ -48,10 +48,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Index
-from nnembed.block import Nonzero, Role, Value
+from nnembed.block import Role
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows, scale_rows
 from nnembed.features import Feature
+from nnembed.fills import Nonzero, Value
 from nnembed.formulations.disjunctive import Switched, column_box, combined
 from nnembed.formulations.pieces import Contest, emit_max
 from nnembed.ir.nodes import Max, Node

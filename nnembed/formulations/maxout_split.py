@@ -41,10 +41,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnembed.block import Role, Value
+from nnembed.block import Role
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows, scale_rows
 from nnembed.features import Feature
+from nnembed.fills import Value
 from nnembed.formulations.disjunctive import Switched
 from nnembed.formulations.pieces import Contest, emit_max
 from nnembed.ir.nodes import Max, Node

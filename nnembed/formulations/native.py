@@ -31,10 +31,11 @@ from __future__ import annotations
 import numpy as np
 
 from nnembed.aliases import Array, Index
-from nnembed.block import Part, Role, Value
+from nnembed.block import Role
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows
 from nnembed.features import Feature
+from nnembed.fills import Part, Value
 from nnembed.formulations.bigm import CONTINUOUS
 from nnembed.formulations.pieces import Kinks, TwoKinks, emit_activation
 from nnembed.ir.nodes import Activation, Max, Node

@@ -39,11 +39,12 @@ from typing import ClassVar
 import numpy as np
 
 from nnembed.aliases import Array, Index
-from nnembed.block import Above, Role
+from nnembed.block import Role
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows, scale_rows
 from nnembed.errors import InputError
 from nnembed.features import Feature
+from nnembed.fills import Above
 from nnembed.formulations.bigm import ALL_KINDS, one_hot, ordered_pair
 from nnembed.formulations.disjunctive import Switched, Terms, combined, part_sums, positive_part, terms_of
 from nnembed.formulations.layers import emit_layer

@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nnembed.aliases import Array, Index, Mask
-from nnembed.block import Above, AtLeast, Role, Winner
+from nnembed.block import Role
 from nnembed.bounds.box import Bounds, contenders
 from nnembed.builder import BlockBuilder, Piece, Rows
 from nnembed.errors import BoxError, CoefficientWarning
+from nnembed.fills import Above, AtLeast, Winner
 from nnembed.ir.nodes import Activation, Clip, Kink, Max, Node, Step
 from nnembed.matrices import stack
 from nnembed.presolve import drowned, units, visible

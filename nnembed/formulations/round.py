@@ -57,12 +57,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index
-from nnembed.block import Above, Fill, Level, Role
+from nnembed.block import Role
 from nnembed.bounds.box import Bounds
 from nnembed.bounds.stairs import Sides, Stairs
 from nnembed.builder import BlockBuilder, Piece, Rows
 from nnembed.errors import CoefficientWarning, InputError
 from nnembed.features import Feature
+from nnembed.fills import Above, Fill, Level
 from nnembed.formulations.pieces import require_finite
 from nnembed.ir.nodes import Node, Round
 from nnembed.presolve import Divided

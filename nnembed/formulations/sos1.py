@@ -33,10 +33,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnembed.aliases import Index
-from nnembed.block import Above, Gap, Part, Role, Value
+from nnembed.block import Role
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows
 from nnembed.features import Feature
+from nnembed.fills import Above, Gap, Part, Value
 from nnembed.formulations.bigm import CONTINUOUS, top_two
 from nnembed.formulations.pieces import Contest, Kinks, TwoKinks, emit_activation, emit_max
 from nnembed.ir.nodes import Activation, Max, Node

@@ -24,10 +24,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnembed.block import Role, Value
+from nnembed.block import Role
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Rows, scale_rows
 from nnembed.features import Feature
+from nnembed.fills import Value
 from nnembed.formulations.bigm import ALL_KINDS, kink_column
 from nnembed.formulations.layers import emit_layer
 from nnembed.formulations.pieces import Contest, Kinks, TwoKinks

@@ -42,7 +42,7 @@ from typing import ClassVar
 import numpy as np
 import scipy.sparse as sp
 
-from nnembed import block as blocks
+from nnembed import fills
 from nnembed.aliases import Array, Index
 from nnembed.block import Role
 from nnembed.bounds.backward import Backward, rivals
@@ -129,7 +129,7 @@ def _write(
     own, member, owner = members
     i, j, gap = duels
     rows = member_rows(node, block, member)
-    fill = blocks.Winner(node.input, member, owner)
+    fill = fills.Winner(node.input, member, owner)
     z = block.columns(node.name, Role.INDICATOR, node.output, own, 0.0, 1.0, fill, integer=integer)
     block.add([block.sums(z, owner, int(owner[-1]) + 1)], 1.0, 1.0)
     kept = gap < lead  # the others hold anyway

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnembed.aliases import Array, Index, Mask
-from nnembed.block import AtLeast, ColumnGroup, Fill, Level, Winner
+from nnembed.block import ColumnGroup
+from nnembed.fills import AtLeast, Fill, Level, Winner
 from nnembed.heuristics.scene import Scene
 from nnembed.ir import nodes
 from nnembed.ir.gradient import gradient

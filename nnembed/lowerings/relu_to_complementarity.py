@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nnembed.aliases import Array, Index
-from nnembed.block import Block, Fill, Role
+from nnembed.block import Block, Role
 from nnembed.features import Feature
+from nnembed.fills import Fill
 from nnembed.lowerings.rewrite import FirstColumns, Recover, companions, extended, simple_rows, unchanged
 
 

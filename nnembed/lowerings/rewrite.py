@@ -10,7 +10,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index
-from nnembed.block import Block, ColumnGroup, Fill, Nonzero, Role
+from nnembed.block import Block, ColumnGroup, Role
+from nnembed.fills import Fill, Nonzero
 from nnembed.matrices import stack
 from nnembed.problem import widen
 

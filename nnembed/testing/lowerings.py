@@ -9,8 +9,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array
-from nnembed.block import Above, Block, ColumnGroup, Indicators, Part, Role, Sos1, Value
+from nnembed.block import Block, ColumnGroup, Indicators, Role, Sos1
 from nnembed.features import Feature, missing
+from nnembed.fills import Above, Part, Value
 from nnembed.protocols import Lowering
 from nnembed.testing.blocks import assert_block_equal, block_optimum, optimum_point, violation, with_inputs
 from nnembed.testing.kit import DEFAULT, Config, Unmet, since

@@ -235,3 +235,32 @@ def test_integers_attach_to_models():
     model.add_objective(emb.outputs.sum() - 0.01 * x.sum(), sense="max")
     result = nn.solve(model, gap=0.0)
     assert result.objective == pytest.approx(1.0 - 0.015, abs=1e-5)
+
+
+def test_an_answer_at_a_jump_of_a_single_precision_file_is_told(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from onnx import helper, numpy_helper
+
+    weight = np.array([[1, -2, 0.5], [0, 1, 1], [-1, 0.3, 2]], np.float32)
+    constants = {"W": weight, "s": np.float32(0.25), "z": np.int8(3)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "W"], ["a"]),
+        helper.make_node("QuantizeLinear", ["a", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "quantised",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 3])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    path = tmp_path / "quantised.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=9), path)
+    network = nn.load(path)
+    result = nn.maximize(network, (-1.0, 1.0), objective=[1.0, 1.0, 1.0], progress=False)
+    assert result.certificate.ok
+    theirs = network.reference.run({"x": np.asarray(result.x, float).reshape(1, 3)})["y"]
+    differs = np.abs(theirs - result.y).max() > 1e-5
+    assert differs == any("at a jump" in note for note in result.certificate.notes)

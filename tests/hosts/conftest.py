@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from nnembed.block import Above, Block, ColumnGroup, Role, Value
+from nnembed.block import Block, ColumnGroup, Role
+from nnembed.fills import Above, Value
 from nnembed.protocols import Solution
 
 

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from nnembed.block import Above, Block, ColumnGroup, Indicators, Role, Sos1, Value
+from nnembed.block import Block, ColumnGroup, Indicators, Role, Sos1
 from nnembed.errors import InputError, Unavailable, UnsupportedFeature
+from nnembed.fills import Above, Value
 from nnembed.hosts.linopy import LinopyHost
 from nnembed.hosts.linopy_attach import GUARD
 from nnembed.problem import Overlay, overlay

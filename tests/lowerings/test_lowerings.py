@@ -10,12 +10,13 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnembed.block import Block, ColumnGroup, Indicators, Role, Sos1, Undetermined
+from nnembed.block import Block, ColumnGroup, Indicators, Role, Sos1
 from nnembed.bounds.box import input_bounds
 from nnembed.bounds.interval import Interval
 from nnembed.builder import BlockBuilder
 from nnembed.errors import BoxError
 from nnembed.features import Feature, missing
+from nnembed.fills import Undetermined
 from nnembed.formulations.complementarity import Complementarity
 from nnembed.formulations.indicator import Indicator
 from nnembed.formulations.native import Native

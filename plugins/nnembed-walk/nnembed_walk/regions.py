@@ -331,7 +331,7 @@ def composed(chain: Chain, pattern: np.ndarray) -> tuple[Array, Array, Array, Ar
 
 
 def _with_choices(program: Lifted, free: Index) -> tuple[sp.csr_array, tuple[Array, Array]]:
-    """Return the program's rows and big-M rows of one binary per free kink, which come last as columns; and their sides."""
+    """Return the rows of the program and big-M rows of a binary per free kink; the binaries are its last columns."""
     n, k = len(program.lower), len(free)
     z = sp.csr_array((-program.high[free], n + np.arange(k), np.arange(k + 1)), shape=(k, n + k))
     u = sp.csr_array((-program.low[free], n + np.arange(k), np.arange(k + 1)), shape=(k, n + k))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnembed.block import Above, Role, Value
+from nnembed.block import Role
 from nnembed.bounds.box import Bounds
 from nnembed.builder import BlockBuilder, Piece
 from nnembed.errors import BoxError
 from nnembed.features import Feature
+from nnembed.fills import Above, Value
 from nnembed.ir.nodes import Node, Relu
 
 

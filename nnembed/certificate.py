@@ -130,8 +130,8 @@ def _network_check(placement: Placement, x: Array, tolerance: float) -> tuple[Ch
     if ok and value > tolerance:
         note += (
             f"; {where} differs by {value:.1e}, as far as rounding in the original's own precision explains: the "
-            "point is at a jump or the numbers are large, and the original may say something else there (roundings, steps "
-            "and winners: formulations with margin= keep away from jumps)"
+            "point is at a jump or the numbers are large, and the original may say something else there (formulations "
+            "of roundings, steps and winners with margin= keep away from jumps)"
         )
     return Check(f"network {placement.embedding.name!r} replayed", value, limit, ok, where), value, note
 

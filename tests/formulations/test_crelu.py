@@ -12,7 +12,6 @@ import nnembed as nn
 from nnembed.bounds.box import input_bounds
 from nnembed.bounds.ladder import climb
 from nnembed.builder import Rows
-from nnembed.embedding import emit_block
 from nnembed.engine.embed import tighteners
 from nnembed.formulations.bigm import TwoRow
 from nnembed.formulations.crelu import CRelu, classes
@@ -22,15 +21,12 @@ from nnembed.ir.network import Network, TensorSpec
 from nnembed.ir.nodes import Affine, Max, leaky_relu, relu
 from nnembed.testing import block_optimum, enumerate_optimum
 from nnembed.testing.blocks import violation
+from nnembed.testing.emitted import written
 from nnembed.testing.formulations import output_cost
 
 
 def bounded(net, low=-1.0, high=1.0):
     return climb(input_bounds(net, (low, high)), tighteners("crown", registry()), nn.Budget())
-
-
-def written(net, bounds, part):
-    return emit_block(net, bounds, {node.name: part for node in net.activations})
 
 
 def concatenated(rng, n, *, apart, kind=relu):

@@ -3,7 +3,6 @@
 import doctest
 import importlib
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
@@ -11,10 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nnembed as nn
-from nnembed.bounds.box import input_bounds
-from nnembed.bounds.ladder import climb
-from nnembed.embedding import emit_block
-from nnembed.engine.embed import tighteners
 from nnembed.errors import CoefficientWarning, InputError
 from nnembed.formulations.bigm import Slack, TwoRow
 from nnembed.formulations.hull import Hull
@@ -23,8 +18,9 @@ from nnembed.formulations.triangle import Triangle
 from nnembed.hooks.manager import registry
 from nnembed.ir.network import Network, TensorSpec
 from nnembed.ir.nodes import Round
-from nnembed.testing import block_optimum, chain, enumerate_optimum
+from nnembed.testing import block_optimum, chain
 from nnembed.testing.blocks import violation
+from nnembed.testing.emitted import bounded, enumerated, written
 from nnembed.testing.formulations import output_cost
 
 MIXED = [TwoRow(), Slack()]
@@ -32,14 +28,6 @@ MIXED = [TwoRow(), Slack()]
 
 def name(part):
     return part.name
-
-
-def bounded(net, low, high, methods="crown"):
-    return climb(input_bounds(net, (low, high)), tighteners(methods, registry()), nn.Budget())
-
-
-def written(net, bounds, part):
-    return emit_block(net, bounds, {node.name: part for node in net.activations})
 
 
 def rounding(low=-np.inf, high=np.inf, step=1.0, scale=1.0, rule="even"):
@@ -61,14 +49,6 @@ def values_at(net, part, low, high, x, methods="interval"):
 def test_doctests_print_the_blocks():
     found = doctest.testmod(importlib.import_module("nnembed.formulations.round"))
     assert found.attempted and not found.failed
-
-
-@cache
-def enumerated(layers, seed, skip):
-    rng = np.random.default_rng(seed)
-    net = chain([*layers, (1, "none")], 2, rng, skip=skip)
-    ends = [enumerate_optimum(net, -np.ones(2), np.ones(2), np.ones(1), maximize=up) for up in (False, True)]
-    return net, ends
 
 
 @given(st.integers(0, 40), st.booleans())

@@ -4,7 +4,6 @@ import doctest
 import importlib
 import pickle
 from dataclasses import replace
-from functools import cache
 from itertools import product
 
 import numpy as np
@@ -14,11 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 import nnembed as nn
-from nnembed.bounds.box import input_bounds
-from nnembed.bounds.ladder import climb
 from nnembed.builder import BlockBuilder
-from nnembed.embedding import emit_block
-from nnembed.engine.embed import tighteners
 from nnembed.errors import InputError
 from nnembed.formulations.bigm import Slack, TwoRow
 from nnembed.formulations.hull import Hull
@@ -26,12 +21,12 @@ from nnembed.formulations.ideal import Ideal
 from nnembed.formulations.indicator import Indicator
 from nnembed.formulations.step import StepIdeal, StepRows
 from nnembed.formulations.triangle import Triangle
-from nnembed.hooks.manager import registry
 from nnembed.ir.linear import Dense
 from nnembed.ir.network import Network, TensorSpec
 from nnembed.ir.nodes import Affine, Step
 from nnembed.testing import block_optimum, chain, enumerate_optimum
 from nnembed.testing.blocks import violation
+from nnembed.testing.emitted import bounded, enumerated, written
 from nnembed.testing.formulations import output_cost
 
 EXACT = [StepRows(), StepIdeal(), TwoRow(), Slack(), Ideal(), Indicator()]
@@ -41,14 +36,6 @@ RELAXED = [Triangle(), Hull()]
 
 def name(part):
     return part.name
-
-
-def bounded(net, low, high, methods="crown"):
-    return climb(input_bounds(net, (low, high)), tighteners(methods, registry()), nn.Budget())
-
-
-def written(net, bounds, part):
-    return emit_block(net, bounds, {node.name: part for node in net.activations})
 
 
 def neuron(weights, bias, low=-1.0, high=1.0):
@@ -63,14 +50,6 @@ def neuron(weights, bias, low=-1.0, high=1.0):
 def test_doctests_print_the_blocks():
     found = doctest.testmod(importlib.import_module("nnembed.formulations.step"))
     assert found.attempted and not found.failed
-
-
-@cache
-def enumerated(layers, seed, skip):
-    rng = np.random.default_rng(seed)
-    net = chain([*layers, (1, "none")], 2, rng, skip=skip)
-    ends = [enumerate_optimum(net, -np.ones(2), np.ones(2), np.ones(1), maximize=up) for up in (False, True)]
-    return net, ends
 
 
 @pytest.mark.parametrize("part", EXACT, ids=name)

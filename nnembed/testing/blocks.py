@@ -263,11 +263,13 @@ def _relaxed(form: _Form, cost: Array) -> tuple[float, Array | None]:
         return np.inf, None
     rows = LinearConstraint(form.matrix, form.row_lower, form.row_upper)
 
-    def solved(presolve: bool) -> Any:
+    def solved(presolve: bool, whole: Array | None = None) -> Any:
+        at = form.lower if whole is None else whole
+        fixed = form.integer & (whole is not None)
         return milp(
             cost,
-            integrality=form.integer.astype(int),
-            bounds=Bounds(form.lower, form.upper),
+            integrality=(form.integer & ~fixed).astype(int),
+            bounds=Bounds(np.where(fixed, at, form.lower), np.where(fixed, at, form.upper)),
             constraints=[rows] if form.matrix.shape[0] else [],
             options={"mip_rel_gap": 0.0, "presolve": presolve},
         )
@@ -275,6 +277,9 @@ def _relaxed(form: _Form, cost: Array) -> tuple[float, Array | None]:
     found = solved(True)
     if found.status not in (0, 2, 3):  # an error, or it does not know which; its presolve is to blame at times
         found = solved(False)
+    if found.status == 0 and form.integer.any():  # the search is allowed 1e-6 in a row, the linear program 1e-7
+        finer = solved(True, np.rint(found.x))
+        found = finer if finer.status == 0 else found
     if found.status == 0:
         return float(found.fun), found.x
     if found.status == 2:

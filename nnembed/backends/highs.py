@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index
-from nnembed.errors import InputError, SolverError, UnknownName, UnsupportedFeature
+from nnembed.backends.highs_loading import check, pass_problem, set_option, set_options
+from nnembed.errors import UnsupportedFeature
 from nnembed.events import Event, Incumbent
 from nnembed.features import Availability, Capability, Feature, missing
 from nnembed.options import Options
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from nnembed.problem import Problem
 
 _AGAIN = (5.0, 10.0)  # checking a claim of infeasibility may take so many seconds and so many times what it took
-_HUGE = 1e15  # coefficients from here on are refused
-_TOO_LARGE = "coefficients of 1e15 and more; tighten the bounds of the networks' inputs or rescale them"
 _IRREDUCIBLE = 3  # HighsIis.status_: every member is needed
+_SEARCHES = "mip_heuristic_run_rins", "mip_heuristic_run_rens", "mip_heuristic_run_feasibility_jump"
+_ENTRY = 5e-6  # seconds of presolve for a nonzero, at most
 _STATUS = {
     "kOptimal": "optimal",
     "kInfeasible": "infeasible",
@@ -93,8 +93,8 @@ class HighsSession:
         self._problem, self._options, self._clock = problem, options, options.budget.start()
         self._injected: list[Array] = []
         self._stop = False
-        self._set_options(options)
-        self._pass(problem)
+        set_options(self._highs, options, problem)
+        pass_problem(self._highs, problem)
 
     def __enter__(self) -> HighsSession:
         return self
@@ -108,9 +108,9 @@ class HighsSession:
         """Offer a first point; where all integers are given but not all columns, an LP finds the others.
 
         With a strong start the sub-MIP heuristics RINS and RENS only cost: measured on embedded networks, half to three
-        quarters of the whole solve.
+        quarters of the whole solve; and the feasibility jump is done before any limit is looked at.
         """
-        for name in ("mip_heuristic_run_rins", "mip_heuristic_run_rens") if strong else ():
+        for name in _SEARCHES if strong else ():
             if name not in self._options.solver_options and hasattr(self._highs.getOptions(), name):
                 self._option(name, False)
         full = np.full(self._problem.n_columns, np.nan)
@@ -206,6 +206,8 @@ class HighsSession:
         A claim of infeasibility stands unless the second run refutes it within the time that it may take.
         """
         self._limit()
+        if "presolve" not in self._options.solver_options and self._clock.remaining < self._problem.matrix.nnz * _ENTRY:
+            self._option("presolve", "off")  # it does not look at the limit
         started = self._clock.elapsed
         code, status = self._run(), self._highs.getModelStatus().name
         if status != "kInfeasible" or self._clock.expired or self._options.solver_options.get("presolve") == "off":
@@ -358,54 +360,8 @@ class HighsSession:
         kept = [j for j, side in zip(found.col_index_, found.col_bound_, strict=True) if side not in map(int, absent)]
         return Conflict(np.array(sorted(found.row_index_), dtype=np.intp), np.array(sorted(kept), dtype=np.intp))
 
-    # ---- loading ------------------------------------------------------------------------------
-
-    def _set_options(self, options: Options) -> None:
-        self._option("output_flag", False)
-        self._option("threads", min(options.threads, os.cpu_count() or 1))  # a thousand threads take 15 s to start
-        self._option("mip_rel_gap", float(options.gap))
-        self._option("random_seed", int(options.seed) % (2**31))
-        self._user_options(options.solver_options)
-
-    def _user_options(self, chosen: Mapping[str, Any]) -> None:
-        for name, value in chosen.items():
-            if self._highs.getOptionType(name)[0] != self._api.HighsStatus.kOk:
-                known = [k for k in dir(self._highs.getOptions()) if not k.startswith("_")]
-                raise UnknownName("HiGHS option", name, known)
-            if self._highs.setOptionValue(name, value) == self._api.HighsStatus.kError:
-                raise InputError(f"HiGHS refuses {name}={value!r}; see its list of options for the allowed values")
-
     def _option(self, name: str, value: object) -> None:
-        self._check(self._highs.setOptionValue(name, value), f"option {name}")
-
-    def _pass(self, problem: Problem) -> None:
-        api, matrix = self._api, problem.matrix
-        integrality = problem.integer.astype(np.int32)
-        sense = api.ObjSense.kMaximize if problem.maximize else api.ObjSense.kMinimize
-        code = self._highs.passModel(
-            problem.n_columns,
-            problem.n_rows,
-            int(matrix.nnz),
-            int(api.MatrixFormat.kRowwise),
-            int(sense),
-            float(problem.offset),
-            problem.cost,
-            problem.lower,
-            problem.upper,
-            problem.row_lower,
-            problem.row_upper,
-            matrix.indptr.astype(np.int32, copy=False),
-            matrix.indices.astype(np.int32, copy=False),
-            matrix.data,
-            integrality,
-        )
-        self._check(code, "passModel" if matrix.nnz == 0 or np.abs(matrix.data).max() < _HUGE else _TOO_LARGE)
-        if problem.quadratic is not None:
-            lower = sp.csc_array(sp.tril(problem.quadratic))
-            flat = (lower.indptr.astype(np.int32), lower.indices.astype(np.int32), lower.data)
-            code = self._highs.passHessian(problem.n_columns, lower.nnz, int(api.HessianFormat.kTriangular), *flat)
-            self._check(code, "passHessian")
+        set_option(self._highs, name, value)
 
     def _check(self, code: Any, what: str) -> None:
-        if code == self._api.HighsStatus.kError:
-            raise SolverError(f"HiGHS refuses {what}")
+        check(code, what)

@@ -163,3 +163,17 @@ def test_refused_coefficients_are_named():
     p = problem([[1e16, 1]], [-INF], [4], [0, 0], [3, 3], [1, 2])
     with pytest.raises(SolverError, match=r"1e15.*tighten the bounds"):
         solve(p)
+
+
+def test_large_networks_keep_to_the_time_limit():
+    """Rules of presolve, the search for symmetry and feasibility jump look at no limit: without care 20 s for this."""
+    from time import process_time
+
+    import nnembed as nn
+    from nnembed.testing.networks import chain
+
+    network = chain([(300, "relu"), (300, "relu"), (300, "relu"), (1, "none")], 200, np.random.default_rng(0))
+    began = process_time()
+    result = nn.maximize(network, (0, 1), time_limit=2.0)
+    assert process_time() - began < 4.0
+    assert result.objective is not None and result.certificate.ok

@@ -16,7 +16,7 @@ from nnembed_walk.program import Lifted, wide
 
 _TOLERANCE = 1e-9
 _INTEGER_NODES = 500  # of the user's own integers inside one region
-_PRESOLVED = 100_000  # nonzeros of mixed-integer programs up to which presolve keeps within its time
+_SPARSIFY = 1 << 14  # a rule of presolve that takes nearly all of its time and finds nothing on rows of weights
 _DUAL, _PRIMAL = 1, 4  # HiGHS's numbers
 _NEAR = 1e-7  # how far outside a region a point may be to count as in it
 _OUTSIDE = 2e-9  # violation of a row that was left out from which on it is added
@@ -57,6 +57,7 @@ class Solver:
             ("threads", 1),
             ("random_seed", seed % (2**31)),
             ("presolve", "on" if presolve else "off"),
+            ("presolve_rule_off", _SPARSIFY),
             ("primal_feasibility_tolerance", _TOLERANCE),
         ):
             self.highs.setOptionValue(name, value)
@@ -380,7 +381,7 @@ def neighbourhood(
     settled = np.where(moves, 0.0, lower)
     shift = matrix @ settled
     matrix = sp.csr_array(matrix[:, moves])
-    solver = Solver(seed, presolve=matrix.nnz <= _PRESOLVED)
+    solver = Solver(seed, presolve=True)
     solver.obey(clock)
     sides = lower[moves], upper[moves]
     solver.load(matrix, (rows[0] - shift, rows[1] - shift), sides, cost[moves], whole[moves])

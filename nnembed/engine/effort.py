@@ -20,6 +20,7 @@ from nnembed.problem import Problem
 _EASY, _HOPELESS = 3e6, 1e8  # undecided neurons times nonzeros
 _PART = 0.9  # of the time that is left, at most
 _LEAST_PART = 0.1  # for heuristics that the user has named
+_STILL = 0.5  # of a time limit, without anything better, after which heuristics without a solver give up
 _UNLIMITED = 30.0  # seconds where there is no time limit
 LOST = 0.25  # from here on a first bound is proved before the solver starts
 
@@ -74,7 +75,10 @@ def effort(hopeless: float, options: Options, clock: Clock, *, named: bool, alon
         seconds: float | None = part * clock.remaining
     else:
         seconds = None if alone else _UNLIMITED * max(hopeless, _LEAST_PART)
-    return Effort(seconds, (2.0 if alone else 0.2) + 20.0 * hopeless, 3.0 if alone else 0.5 + 2.5 * hopeless)
+    least = (2.0 if alone else 0.2) + 20.0 * hopeless
+    if alone and options.time_limit is not None:
+        least = max(least, _STILL * options.time_limit)
+    return Effort(seconds, least, 3.0 if alone else 0.5 + 2.5 * hopeless)
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """Heuristics that go on beside the running solver and hand it what they find.
 
 They run on a thread of their own and touch the solver's session only through what they leave behind: the solver's own
-thread, which asks every now and then whether to stop, takes the points along and offers them to the solver.
+thread, which asks every now and then whether to stop, takes the points along and offers them to the solver. Where only
+one thread may work, the two take turns.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from nnembed.engine.effort import Leash
+from nnembed.engine.effort import Leash, hopelessness
 from nnembed.engine.start import StartSearch, better, is_plan
+from nnembed.engine.turns import Turns
 from nnembed.errors import BoxError
 from nnembed.events import Event, HeuristicFinished, Incumbent
 from nnembed.heuristics.scene import Point, Scene
 from nnembed.protocols import Session
 
 _DELAY = 1.0  # seconds that the solver gets first: what is over by then needs no help
+_LEAST, _MORE = 1.0, 20.0  # seconds of turns without anything better: always, and more where a solver can do little
+_FACTOR = 3.0  # and as many times what the last improvement had taken
 
 
 class Beside:
@@ -41,6 +45,9 @@ class Beside:
         self._found: deque[tuple[str, Point]] = deque()
         self._failure: BaseException | None = None
         self._solvers: float | None = None  # the solver's own best objective
+        self._patience = _LEAST + _MORE * hopelessness(search.problem) if heuristics else 0.0
+        self._turns = Turns() if search.options.threads == 1 else None
+        self._improved = 0.0  # when in its own turns something better was found
         self._thread = threading.Thread(target=self._work, name="nnembed heuristics", daemon=True)
 
     def __enter__(self) -> Beside:
@@ -52,6 +59,8 @@ class Beside:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
+        if self._turns is not None:
+            self._turns.end()
         if self._heuristics:
             self._thread.join()
         self._take()
@@ -66,6 +75,8 @@ class Beside:
 
     def stopped(self) -> bool:
         """Hand over what was found since the last call; return whether the solver is to stop."""
+        if self._turns is not None and self._thread.is_alive():
+            self._turns.give()
         for point in self._take():
             x = np.empty(len(point.values))
             x[point.columns] = point.values
@@ -86,17 +97,30 @@ class Beside:
     # ---- on the thread --------------------------------------------------------------------------
 
     def _ended(self) -> bool:
+        if self._turns is not None:
+            self._turns.pause()
+            if self._turns.used - self._improved > max(self._patience, _FACTOR * self._improved):
+                return True
         return self._over.is_set() or self._search.stopped()
 
     def _work(self) -> None:
-        if self._over.wait(_DELAY):
-            return
+        try:
+            if self._turns is None:
+                self._over.wait(_DELAY)
+            else:
+                self._turns.pause()
+            self._run_all()
+        finally:
+            if self._turns is not None:
+                self._turns.end()
+
+    def _run_all(self) -> None:
         try:
             for k, heuristic in enumerate(self._heuristics):
                 if self._ended():
                     return
                 with contextlib.suppress(BoxError):  # of an endless objective: the solver will say so
-                    self._run(heuristic, np.random.default_rng([self._search.options.seed, k]))
+                    self._run(heuristic, np.random.default_rng([self._search.options.seed, k, 1]))
         except BaseException as failure:  # noqa: BLE001 - raised again by the thread that waits
             self._failure = failure
 
@@ -117,4 +141,5 @@ class Beside:
                 point = self._search.repair.best(point)
             if point is not None and (self.best is None or better(problem, point, self.best)):
                 self.best = point
+                self._improved = 0.0 if self._turns is None else self._turns.used
                 self._found.append((heuristic.name, point))

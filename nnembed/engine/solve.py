@@ -234,7 +234,7 @@ class Run:
         strong = self._phase("cuts", lambda: strengthened(problem, backend, self.options, self.clock, stopped))
         left = None if self.options.time_limit is None else self.clock.remaining
         helpers = search.beside
-        options = replace(self.options, time_limit=left, threads=self.options.threads - bool(helpers))
+        options = replace(self.options, time_limit=left, threads=max(1, self.options.threads - bool(helpers)))
         with self._phase("hand-over", lambda: backend.load(eased(strong), options)) as session:
             start = point if Capability.MIP_START in backend.capabilities else None
             if asks(problem, backend) and (cuts := cuts_of(problem)):

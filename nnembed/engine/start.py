@@ -105,8 +105,8 @@ class StartSearch:
 
     @property
     def beside(self) -> list[Any]:
-        """The heuristics that go on beside the solver: where there is a thread for them and points are taken."""
-        able = Capability.INJECT_POINT in self.backend.capabilities and self.options.threads > 1
+        """The heuristics that go on beside the solver, where it takes points."""
+        able = Capability.INJECT_POINT in self.backend.capabilities
         free = (h for h in self.long if not h.requires & ~_HARMLESS)
         return list(free) if able and self._decides else []
 

@@ -157,21 +157,23 @@ def big():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("backend", solvers())
-def test_points_found_beside_the_solver_reach_it(backend):
+def test_points_found_beside_the_solver_reach_it(backend, threads):
     network = big()
     best = nn.maximize(network, (-1, 1), heuristics=("forward",), backend="none", time_limit=5)
     oracle = Oracle(best.x)
     start = np.zeros(12)
     result = nn.maximize(
-        network, (-1, 1), heuristics=(oracle,), start=start, threads=2, time_limit=8, backend=backend, gap=0.0,
+        network, (-1, 1), heuristics=(oracle,), start=start, threads=threads, time_limit=8, backend=backend, gap=0.0,
     )  # fmt: skip
     assert oracle.calls >= 1
     assert result.objective >= best.objective - 1e-7 and result.certificate.ok
     assert result.bound >= result.objective - 1e-6
 
 
-def test_a_heuristic_that_fails_beside_the_solver_is_heard():
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_heuristic_that_fails_beside_the_solver_is_heard(threads):
     class Broken(Sleeper):
         def run(self, embedded, session, budget, rng):
             self.calls += 1
@@ -180,7 +182,7 @@ def test_a_heuristic_that_fails_beside_the_solver_is_heard():
             yield from ()
 
     with pytest.raises(ZeroDivisionError):
-        nn.maximize(big(), (-1, 1), heuristics=(Broken(),), threads=2, time_limit=6, gap=0.0)
+        nn.maximize(big(), (-1, 1), heuristics=(Broken(),), threads=threads, time_limit=6, gap=0.0)
 
 
 # ---- starts ----------------------------------------------------------------------------------------

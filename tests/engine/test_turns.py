@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 
@@ -44,7 +45,7 @@ def test_only_one_works_at_a_time_and_the_share_is_kept(quick):
     thread.join(timeout=5)
     assert not thread.is_alive()
     who = [name for name, _ in sorted(busy, key=lambda entry: entry[1])]
-    changes = sum(a != b for a, b in zip(who, who[1:], strict=False))
+    changes = sum(a != b for a, b in itertools.pairwise(who))
     assert 2 <= changes <= 60  # whole turns, not one step each
     assert 0.02 <= turns.used <= 0.3
 

@@ -17,7 +17,7 @@ from nnembed.protocols import Candidate
 from nnembed_walk.corners import corners, shares
 from nnembed_walk.patience import Patience
 from nnembed_walk.program import Lifted, wide
-from nnembed_walk.regions import Solver
+from nnembed_walk.solver import Solver
 from nnembed_walk.terrain import Terrain
 from nnembed_walk.walking import flipped_ties, walk
 

@@ -19,6 +19,7 @@ from nnembed_walk.field import FastField, SceneField, chain_of
 from nnembed_walk.program import lifted
 from nnembed_walk.record import Record
 from nnembed_walk.regions import DenseRegions, LiftedRegions, composed, neighbourhood
+from nnembed_walk.relax import Relaxation
 from nnembed_walk.terrain import Terrain
 
 ALL = reference_networks()
@@ -243,3 +244,18 @@ def test_wrong_options_are_refused_with_their_names():
     ):
         with pytest.raises(InputError, match=word):
             make()
+
+
+@pytest.mark.parametrize(("shape", "most"), [("500-500x3", 1.5), ("1000-400x2", 0.7)])  # they take 3 and 1
+def test_large_linear_programs_end_with_a_clock_that_ends_early(shape, most):
+    from time import process_time
+
+    from nnembed.engine.effort import Leash
+    from walk_nets import random_net
+    from walk_scene import scene_of
+
+    terrain = Terrain(scene_of(random_net(shape, 50)), Budget(), np.random.default_rng(0))
+    relaxation, began = Relaxation(terrain.program, 0), process_time()
+    terrain.clock = Leash(60.0, ended=lambda: process_time() - began > 0.2).start()
+    assert relaxation.solve(np.full(len(terrain.program.low), -1, dtype=np.int8), terrain) is None
+    assert process_time() - began < most

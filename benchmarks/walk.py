@@ -58,7 +58,7 @@ def alone(network: Any, method: str, limit: float, began: float) -> tuple[list[t
     from nnembed.hooks.manager import registry
     from nnembed.options import Options
 
-    scene = scene_of(network)
+    scene = scene_of(network, limit)
     heuristic = registry().get("heuristic", method)
     budget = nn.Budget(max(0.0, limit - (time.perf_counter() - began)))
     trace, best = [], -math.inf

@@ -12,6 +12,7 @@ import time
 _DELAY = 1.0  # seconds that the solver works before the first turn: what is over by then needs no help
 _SHARE = 0.2  # of the time in which both work
 _SHORTEST = 0.1  # seconds; shorter turns go into coming and going
+_LONGEST = 2.0  # seconds; in between the solver's thread asks whether to stop
 
 
 class Turns:
@@ -36,7 +37,7 @@ class Turns:
         owed = (solver - _DELAY) * _SHARE / (1 - _SHARE) - self.used
         if self._over or self._mine.is_set() or owed < _SHORTEST:
             return
-        began = time.perf_counter()
+        owed, began = min(owed, _LONGEST), time.perf_counter()
         self._until = began + owed
         self._back.clear()
         self._mine.set()
@@ -49,6 +50,8 @@ class Turns:
             return
         self._mine.clear()
         self._back.set()
+        if self._over:  # `end` may have come between the question above and the clear
+            self._mine.set()
         self._mine.wait()
 
     def end(self) -> None:

@@ -75,3 +75,19 @@ def test_nobody_waits_after_the_end():
     turns.pause()
     turns.give()
     assert time.perf_counter() - began < 0.1
+
+
+def test_an_end_between_two_steps_of_a_pause_wakes_it():
+    class Late(threading.Event):
+        """Lets the solver's thread end everything just before it is cleared."""
+
+        def clear(self):
+            turns.end()
+            super().clear()
+
+    turns = Turns()
+    turns._mine = Late()
+    thread = threading.Thread(target=turns.pause, daemon=True)
+    thread.start()
+    thread.join(timeout=5)
+    assert not thread.is_alive()

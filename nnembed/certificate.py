@@ -172,12 +172,16 @@ def _check(what: str, excess: Array, allowed: float, name: object) -> Check:
     return Check(what, value, allowed, value <= allowed, name(worst) if value > 0 else "")  # type: ignore[operator]
 
 
-def relative_gap(objective: float | None, bound: float | None) -> float | None:
-    """Return ``|objective - bound| / max(|objective|, 1e-9)``, None where one is missing."""
+def relative_gap(objective: float | None, bound: float | None, size: float = 1.0) -> float | None:
+    """Return ``|objective - bound| / |objective|``, None where one is missing.
+
+    `size` is what objectives are like: differences up to 1e-12 of it are none, and no objective counts as below 1e-9 of
+    it.
+    """
     if objective is None or bound is None:
         return None
     difference = abs(objective - bound)
-    return 0.0 if difference <= 1e-12 else difference / max(abs(objective), 1e-9)
+    return 0.0 if difference <= 1e-12 * size else difference / max(abs(objective), 1e-9 * size)
 
 
 def names(checks: Sequence[Check]) -> str:

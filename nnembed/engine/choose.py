@@ -48,7 +48,7 @@ def choose_backend(problem: Problem, options: Options, reg: Registry) -> Backend
             raise Unavailable(
                 f"solver {choice!r} comes with the package nnembed-{choice}; run: pip install nnembed-{choice}"
             )
-        raise UnknownName("backend", choice, backends)
+        raise UnknownName("backend", choice, [*backends, NO_SOLVER])
     backend: Backend = reg.get("backend", choice)
     if not (state := backend.available()):
         raise Unavailable(
@@ -57,7 +57,7 @@ def choose_backend(problem: Problem, options: Options, reg: Registry) -> Backend
         )
     if lacking := lacking_features(problem, backend, reg):
         raise UnsupportedFeature(refusal(problem, backend, lacking, reg))
-    return apart(backend) if options.isolated else backend
+    return apart(backend) if options.isolated and not isinstance(backend, NoSolver) else backend
 
 
 def remedy(backend: Backend, state: Availability, reg: Registry) -> str:

@@ -26,6 +26,8 @@ from nnembed.bounds.safe_dual import SafeDual
 from nnembed.certificate import relative_gap
 from nnembed.engine.effort import LOST, hopelessness
 from nnembed.engine.recover import feasible
+from nnembed.engine.unasked import is_alone, verdict
+from nnembed.engine.units import objective_size
 from nnembed.events import Event
 from nnembed.heuristics.scene import Point
 from nnembed.matrices import canonical, relabel, stack
@@ -57,7 +59,15 @@ class DualSide:
     best: float = -np.inf
 
     def before(self, point: Point | None) -> Solution | None:
-        """Prove a bound before the solver starts, where that may be the only one; return the answer if it is done."""
+        """Prove a bound before the solver starts, where that may be the only one; return the answer if it is done.
+
+        Raises
+        ------
+        BoxError
+            If no solver is asked and a variable lets the objective grow for ever.
+        """
+        if is_alone(self.options) and (found := verdict(self.problem, point, self.clock, self.stopped)) is not None:
+            return found
         if point is None:
             return None  # nothing that it could close; `after` still improves what the solver says
         hopeless = hopelessness(self.problem)
@@ -91,7 +101,8 @@ class DualSide:
         if theirs is not None and self._sign * theirs >= self._sign * ours:
             return solution
         solution = replace(solution, bound=ours)
-        gap = relative_gap(solution.objective, ours) if solution.x is not None else None
+        size = objective_size(self.problem)
+        gap = relative_gap(solution.objective, ours, size) if solution.x is not None else None
         closed = gap is not None and gap <= self.options.gap and solution.status == "feasible"
         return replace(solution, status="optimal", message="proved by linear bounds") if closed else solution
 

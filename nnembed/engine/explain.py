@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index, Mask
+from nnembed.engine.start import helper
 from nnembed.features import Capability
 from nnembed.matrices import canonical
 from nnembed.options import Options
@@ -23,7 +24,7 @@ def explain(problem: Problem, solution: Solution, backend: Backend, options: Opt
     """Return a sentence for statuses that need one, in the user's names."""
     names = ", ".join(repr(p.embedding.name) for p in problem.placements)
     if solution.status == "infeasible":
-        return _infeasible(problem, names, backend, options)
+        return _infeasible(problem, names, helper(backend), options)
     if solution.status == "unbounded":
         more = f"; the network(s) {names} bound their own outputs only" if names else ""
         return f"the objective is unbounded: a variable of the model needs a bound{more}"

@@ -166,7 +166,16 @@ def _start(network: Network, start: Any) -> Any:
     """Return a user's start as values of the model's columns (inputs, then outputs)."""
     if start is None or isinstance(start, str | Result):
         return start
-    flat, lead = network.flatten(start)
+    try:
+        flat, lead = network.flatten(start)
+    except InputError:
+        raise
+    except (TypeError, ValueError):
+        wanted = ", ".join(f"{s.name!r} {s.shape}" for s in network.inputs)
+        raise InputError(
+            f"start= is a {type(start).__name__}; pass a Result, or numbers for the input(s) of {network.name}: "
+            f"{wanted}"
+        ) from None
     if lead not in ((), (1,)):
         raise InputError(f"start has batch axes {lead}; pass one point")
     inputs = np.concatenate([flat[s.name][0] for s in network.inputs])

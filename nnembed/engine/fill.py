@@ -12,7 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from nnembed.engine.recover import feasible
+from nnembed.engine.recover import feasible, snapped
+from nnembed.engine.units import loaded
 from nnembed.events import Event
 from nnembed.heuristics.scene import Point, Scene
 from nnembed.options import Options
@@ -38,7 +39,7 @@ def first_plan(
     quick = replace(options, time_limit=limit, gap=1e-2, solver_options={})
     whole = np.zeros(problem.n_columns, dtype=bool)
     free = replace(linear, integer=whole, sos1=(), indicators=(), complementarities=(), relus=())
-    with backend.load(free, quick) as session:
+    with loaded(backend, free, quick) as session:
         relaxed = session.solve(_unheard, stopped)
     if relaxed.x is None or clock.expired or stopped():
         return None
@@ -53,9 +54,13 @@ def first_plan(
     lower, upper = problem.lower.copy(), problem.upper.copy()
     lower[fixed] = upper[fixed] = x[fixed]
     limit = None if seconds is None else clock.remaining
-    with backend.load(replace(linear, lower=lower, upper=upper), replace(quick, time_limit=limit)) as session:
+    with loaded(backend, replace(linear, lower=lower, upper=upper), replace(quick, time_limit=limit)) as session:
         found = session.solve(_unheard, stopped).x
-    if found is None or not feasible(problem, found):
+    if found is None:
+        return None
+    exact = snapped(problem, found, scene)
+    found = exact if feasible(problem, exact) else found
+    if not feasible(problem, found):
         return None
     columns = np.arange(problem.n_columns)
     return Point(columns, found, problem.objective(found), 0.0, True, np.flatnonzero(problem.integer))

@@ -75,7 +75,8 @@ class Passing:
         """Take values of some columns."""
         full = np.zeros(self.problem.n_columns)
         full[columns] = values
-        self._consider(full)
+        exact = self._snapped(full)
+        self._consider(exact if feasible(self.problem, exact) else full)
 
     def repair(self, session: Session) -> None:
         """Look for points in the linear regions of those that the user's rows do not allow."""

@@ -29,6 +29,7 @@ from nnembed.engine.recover import trivial_bound
 from nnembed.engine.solve import Run
 from nnembed.engine.start import StartSearch, helper
 from nnembed.engine.surrogate import bare, configured
+from nnembed.engine.units import loaded, objective_size
 from nnembed.errors import InputError
 from nnembed.events import Event, Incumbent
 from nnembed.features import missing
@@ -174,7 +175,7 @@ class SurrogateRun(Run):
             return
         whole = np.zeros(twin.n_columns, dtype=bool)
         free = replace(twin, integer=whole, sos1=(), indicators=(), complementarities=(), relus=(), placements=())
-        with backend.load(free, now) as session:
+        with loaded(backend, free, now) as session:
             found = session.solve(lambda event: None, stopped)
         if found.x is not None:
             passing.hear(found.x)
@@ -192,8 +193,7 @@ class SurrogateRun(Run):
     def _original(self, passing: Passing, backend: Backend) -> Session:
         """Return the solver with the original model, for its linear programs."""
         left = None if self.options.time_limit is None else self.clock.remaining
-        session: Session = backend.load(passing.problem, replace(self.options, time_limit=left, solver_options={}))
-        return session
+        return loaded(backend, passing.problem, replace(self.options, time_limit=left, solver_options={}))
 
     def _search(self, inner: TwinRun, passing: Passing, stopped: Callable[[], bool]) -> Solution:
         """Solve the model with the twins; in rounds where the solver does not show its points."""
@@ -289,7 +289,8 @@ class SurrogateRun(Run):
             note = f"on the box the twin's objective is off by at most {abs(shift):.4g} on the bound's side"
             sign = -1.0 if problem.maximize else 1.0
             bound = moved if bound is None else sign * max(sign * bound, sign * moved)
-        gap = relative_gap(passing.value, bound) if passing.best is not None else None
+        size = objective_size(passing.problem)
+        gap = relative_gap(passing.value, bound, size) if passing.best is not None else None
         if found.status == "interrupted" and not self.reached:
             status = "interrupted"
         elif passing.best is None:

@@ -8,26 +8,37 @@ import numpy as np
 
 from nnembed.aliases import Array
 from nnembed.certificate import relative_gap
+from nnembed.engine.units import objective_size
 from nnembed.heuristics.scene import Point, Scene
 from nnembed.heuristics.thresholds import settled
 from nnembed.options import Options
 from nnembed.problem import Problem
 from nnembed.protocols import Session, Solution
 
-_NOTHING = 1e-8  # between a point and its bound; next to an optimum of zero every relative gap is one
+_NOTHING = 1e-8  # between a point and its bound, of the objective's size; next to zero every relative gap is one
+_STRICT = 1e-9  # feasibility of a point that is to refute a solver's proof
 
 
 def better_of(problem: Problem, solution: Solution, point: Point | None) -> Solution:
-    """Keep the start where the solver stopped without a point as good."""
-    if point is None or not point.complete or solution.status in ("infeasible", "unbounded", "optimal"):
+    """Keep a point known already where the solver stopped without one as good.
+
+    A point that beats what the solver calls proved refutes the proof, if it is feasible beyond doubt.
+    """
+    if point is None or not point.complete or solution.status in ("infeasible", "unbounded"):
         return solution
     x = np.empty(problem.n_columns)
     x[point.columns] = point.values
     if not feasible(problem, x):
         return solution
-    value = problem.objective(x)
+    value, size = problem.objective(x), objective_size(problem)
     sign = -1.0 if problem.maximize else 1.0
     if solution.objective is not None and sign * solution.objective <= sign * value:
+        return solution
+    beaten = solution.bound is not None and sign * (solution.bound - value) > 1e-6 * max(abs(value), size)
+    if beaten and feasible(problem, x, _STRICT * size):
+        message = "a known point is better than the solver's bound, which is not counted"
+        return replace(solution, status="feasible", x=x, objective=value, bound=None, message=message)
+    if solution.status == "optimal":
         return solution
     status = {"time_limit": "feasible"}.get(solution.status, solution.status)
     return replace(solution, status=status, x=x, objective=value)
@@ -46,16 +57,19 @@ def repaired(problem: Problem, solution: Solution, session: Session, options: Op
         trial = refit(problem, x, session)
         x = trial if trial is not None and feasible(problem, trial) else solution.x
     value = problem.objective(x)
-    status = solution.status
-    if status == "optimal" and problem.is_discrete and not closed(value, solution.bound, max(10 * options.gap, 1e-6)):
+    status, gap = solution.status, max(10 * options.gap, 1e-6)
+    if status == "optimal" and problem.is_discrete and not closed(value, solution.bound, gap, objective_size(problem)):
         status = "feasible"  # the solver's optimum lived on its tolerances
     return replace(solution, x=x, objective=value, status=status)
 
 
-def closed(value: float, bound: float | None, gap: float) -> bool:
-    """Return whether a value is within a relative gap of a bound, or next to it; no bound says nothing against it."""
-    found = relative_gap(value, bound)
-    return found is None or bound is None or found <= gap or abs(value - bound) <= _NOTHING
+def closed(value: float, bound: float | None, gap: float, size: float = 1.0) -> bool:
+    """Return whether a value is within a relative gap of a bound, or next to it; no bound says nothing against it.
+
+    `size` is what objectives are like, see `certificate.relative_gap`.
+    """
+    found = relative_gap(value, bound, size)
+    return found is None or bound is None or found <= gap or abs(value - bound) <= _NOTHING * size
 
 
 def snapped(problem: Problem, x: Array, scene: Scene | None = None) -> Array:

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 
 from nnembed.aliases import Array, Index
 from nnembed.engine.recover import feasible, snapped
+from nnembed.engine.units import loaded
 from nnembed.errors import InputError
 from nnembed.events import Event
 from nnembed.heuristics.scene import Point
@@ -109,7 +110,7 @@ class Repair:
         if self.stopped() or seconds == 0:
             return Solution("time_limit")
         quick = replace(self.options, time_limit=seconds, gap=1e-2, solver_options={})
-        with self.backend.load(problem, quick) as session:
+        with loaded(self.backend, problem, quick) as session:
             return session.solve(_unheard, self.stopped)
 
     def _point(self, solution: Solution) -> Point | None:

@@ -26,6 +26,7 @@ from nnembed.engine.pushed import eased
 from nnembed.engine.recover import better_of, credible, repaired, trivial_bound
 from nnembed.engine.split import Splitting
 from nnembed.engine.start import StartSearch, better, chosen_heuristics, is_plan, offer
+from nnembed.engine.units import loaded, objective_size
 from nnembed.errors import InputError
 from nnembed.events import Event, HeuristicFinished, Incumbent, Solved
 from nnembed.features import Capability, missing
@@ -235,7 +236,7 @@ class Run:
         left = None if self.options.time_limit is None else self.clock.remaining
         helpers = search.beside
         options = replace(self.options, time_limit=left, threads=max(1, self.options.threads - bool(helpers)))
-        with self._phase("hand-over", lambda: backend.load(eased(strong), options)) as session:
+        with self._phase("hand-over", lambda: loaded(backend, eased(strong), options)) as session:
             start = point if Capability.MIP_START in backend.capabilities else None
             if asks(problem, backend) and (cuts := cuts_of(problem)):
                 session.separate(cuts)
@@ -341,7 +342,7 @@ class Run:
         if solution.status in ("infeasible", "unbounded"):
             bound = None
         x = solution.x
-        gap = relative_gap(solution.objective, bound) if x is not None else None
+        gap = relative_gap(solution.objective, bound, objective_size(problem)) if x is not None else None
         certificate: Certificate | None = None
         if x is not None:
             certificate = self._phase("certify", lambda: certify(problem, x, bound, gap, self.options.tolerance))

@@ -12,9 +12,11 @@ import numpy as np
 from nnembed.aliases import Array
 from nnembed.backends.alone import NoSolver
 from nnembed.backends.highs import Highs
+from nnembed.engine.dual_side import own_rows
 from nnembed.engine.effort import Effort, Watch, effort, hopelessness, is_automatic, is_brief, leashed
 from nnembed.engine.fill import first_plan
 from nnembed.engine.repair import Repair
+from nnembed.engine.unasked import is_empty
 from nnembed.errors import BoxError, InputError, UnsupportedFeature
 from nnembed.events import Event, HeuristicFinished, Incumbent
 from nnembed.features import Capability
@@ -67,7 +69,7 @@ class StartSearch:
             return point
         alone = isinstance(self.backend, NoSolver)
         spend = effort(hopelessness(self.problem), self.options, self.clock, named=self.named, alone=alone)
-        if spend is None:
+        if spend is None or (alone and self._without_room(point)):
             return point
         for k, heuristic in enumerate(long):
             if self.clock.expired or self.stopped():
@@ -76,6 +78,15 @@ class StartSearch:
             until = None if spend.seconds is None else spend.seconds / len(long)
             point = self._better(point, self._long(heuristic, point, replace(spend, seconds=until), rng))
         return point
+
+    def _without_room(self, point: Point | None) -> bool:
+        """Return whether the user's own rows leave heuristics nothing to find."""
+        own = own_rows(self.problem)
+        if not len(own) or (point is not None and is_plan(point)):
+            return False
+        p = self.problem
+        part = replace(p, matrix=p.matrix[own], row_lower=p.row_lower[own], row_upper=p.row_upper[own])
+        return is_empty(part, self.clock, self.stopped)
 
     @property
     def long(self) -> list[Any]:

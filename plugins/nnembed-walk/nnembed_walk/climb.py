@@ -39,7 +39,7 @@ def climb(
     step : float or array (s,)
         Length of each climber's first step, relative to the box; it falls to zero.
     stop : callable
-        Polled every few steps.
+        Polled at every step.
     momentum : float
         0: every step goes where the slope points now, in long steps from corner to corner, which on networks finds
         better places than the smooth paths of 0.9.
@@ -58,7 +58,7 @@ def climb(
         if better.any():
             top[better] = score[better]
             best[better] = x[better]
-        if t == steps or (t % 8 == 7 and stop()):
+        if t == steps or stop():
             break
         slope *= wide
         if momentum:

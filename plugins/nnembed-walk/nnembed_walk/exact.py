@@ -11,9 +11,8 @@ from nnembed.protocols import Candidate
 from nnembed_walk.breeding import Pool
 from nnembed_walk.regions import neighbourhood
 from nnembed_walk.relax import Relaxation
-from nnembed_walk.terrain import Terrain
+from nnembed_walk.terrain import SECONDS, Terrain
 
-_SECONDS = 3e-7  # of a usual machine, per simplex iteration and row
 _SHARE = 0.3  # work on programs, relative to climbing, before it is known what pays
 _ITERATIONS = 20_000  # per region program
 _NODES = 100  # per neighbourhood
@@ -97,7 +96,7 @@ class Exact:
         self._seen.add(key)
         better, found = self.terrain.settle(pattern, _ITERATIONS)
         yield from better
-        self.work += 1e-3 if found is None else 1e-3 + _SECONDS * found.work
+        self.work += 1e-3 if found is None else 1e-3 + SECONDS * found.work
         if found is not None and better:
             self._news.append(self.terrain.drivers_of(found))
 
@@ -152,7 +151,7 @@ class Exact:
         self.work += 2e-2
         if found is None:
             return
-        self.work += _SECONDS * found.work
+        self.work += SECONDS * found.work
         if (better := terrain.record.offer_kept(found.kept)) is not None:
             self._news.append(terrain.drivers_of(found))
             yield better

@@ -17,13 +17,17 @@ from nnembed_walk.breeding import Breeder, Choice, Pool
 from nnembed_walk.corners import corners
 from nnembed_walk.exact import Exact
 from nnembed_walk.patience import Patience
+from nnembed_walk.relax import Relaxation, RelaxWalk
 from nnembed_walk.terrain import Terrain
+from nnembed_walk.walking import walk
 
 _STALE = 15  # rounds without a new elite after which breeding begins anew
 _FINE = 0.01  # step of the climber that only refines the best elite
 _STEPS = np.array([0.05, 0.2, 1.0, 4.0])  # first steps of climbers, relative to the box
 _FRESH = 3  # the one of them for starts that owe nothing to elites
 _FALL = 2.0  # power with which they fall
+_EPS = 0.01  # step of walks from elites, see `walking`
+_SHARES = 0.25, 8.0, 16.0  # work on walks from relaxations, relative to climbing: least, at first, most
 
 
 class Walk:
@@ -56,8 +60,12 @@ class Walk:
             yield from terrain.offer(np.zeros((1, 0)))
             return
         state = _State(terrain, terrain.batch(self.batch), self.steps)
-        exact = None
+        exact = relaxed = None
         try:
+            yield from state.look()
+            if self.programs and terrain.has_rows and terrain.is_linear:
+                relaxed = _Relaxed(terrain)
+                yield from relaxed.turn(state.pool, state.price)  # early where it is quick
             yield from state.begin()
             if self.programs and terrain.is_linear:
                 exact = Exact(terrain)
@@ -65,8 +73,60 @@ class Walk:
                 yield from state.round()
                 if exact is not None:
                     yield from exact.turn(state.pool, state.work)
+                if relaxed is not None:
+                    yield from relaxed.turn(state.pool, state.price)
         finally:
+            if relaxed is not None:
+                relaxed.close()
             terrain.close()
+
+
+class _Relaxed:
+    """Relax-and-walk in turns: where rows cut the box, climbs slide along them and linear programs find the corners."""
+
+    def __init__(self, terrain: Terrain):
+        rows, entries = terrain.program.matrix.shape[0], terrain.program.matrix.nnz
+        self.terrain, self.work = terrain, 1e-2 + min(1e-8 * rows, 5e-6) * entries  # of the first relaxation
+        self._seen: set[bytes] = set()
+        self._credit, self._share, self._score = 0.0, _SHARES[1], -np.inf
+        self._relaxation = Relaxation(terrain.program, terrain.seed)
+        forever = Patience(Budget(np.inf))
+        self._turns: Iterator[Candidate | None] | None = RelaxWalk().turns(terrain, self._relaxation, forever)
+
+    def turn(self, pool: Pool, climbing: float) -> Iterator[Candidate]:
+        """Work as long as climbing has, or longer or shorter by who has found better points; these join the pool."""
+        record, (least, _, most) = self.terrain.record, _SHARES
+        if np.isfinite(self._score) and record.score > self._score:
+            self._share = max(0.5 * self._share, least)
+        before = record.score
+        self._credit += self._share * climbing
+        while self._turns is not None and self.work < self._credit and not self.terrain.clock.expired:
+            began = self.terrain.spent
+            yield from self._from_elite(pool)
+            for found in self._turns:
+                if found is None:
+                    break
+                yield found
+            else:
+                self._turns = None
+            self.work += max(self.terrain.spent - began, 1e-4)
+        self._score = record.score
+        if record.score > before and record.point is not None:
+            self._share = min(2.0 * self._share, most)
+            look = self.terrain.look(record.point)
+            pool.add(record.point[None], look.score, look.kinks > 0)
+
+    def _from_elite(self, pool: Pool) -> Iterator[Candidate]:
+        """Walk from the best elite from which no walk has begun."""
+        for point, pattern in zip(pool.points, pool.patterns, strict=True):
+            if (key := np.packbits(pattern).tobytes()) not in self._seen:
+                self._seen.add(key)
+                yield from walk(self.terrain, point, _EPS)
+                return
+
+    def close(self) -> None:
+        """Free the solver."""
+        self._relaxation.close()
 
 
 @dataclass(eq=False)
@@ -82,6 +142,7 @@ class _State:
     former: Pool = field(init=False)
     breeder: Breeder = field(init=False)
     lengths: Choice = field(init=False)
+    _first: tuple[Array, Array] = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin without elites."""
@@ -91,15 +152,19 @@ class _State:
         self.breeder = Breeder(terrain.lower, terrain.upper, terrain.chain, terrain.rng)
         self.lengths = Choice(len(_STEPS), terrain.rng)
 
-    def begin(self) -> Iterator[Candidate]:
-        """Look at points known already, uniform ones and corners that slopes point to; climb from them."""
+    def look(self) -> Iterator[Candidate]:
+        """Look at points known already, uniform ones and corners that slopes point to."""
         starts, step = self.fresh(self.batch), np.full(self.batch, _STEPS[_FRESH])
         known = self.terrain.scene.known[: self.batch // 4]
         if len(known):
             starts[-len(known) :], step[-len(known) :] = known, _STEPS[0]
-        yield from self.terrain.offer(starts, settle=0)
+        self._first = starts, step
+        yield from self.terrain.offer(starts, settle=2 if self.terrain.has_rows else 0)
+
+    def begin(self) -> Iterator[Candidate]:
+        """Climb from the points looked at."""
         if not self.terrain.clock.expired:
-            yield from self._climb(starts, step)
+            yield from self._climb(*self._first)
 
     def fresh(self, count: int) -> Array:
         """Return starts that owe nothing to elites: half uniform, half corners that slopes point to."""
@@ -142,14 +207,16 @@ class _State:
             look = terrain.record.look(ends)
         stayed = self.pool.add(ends, score, look.kinks > 0)
         self.stale = 0 if stayed.any() else self.stale + 1
-        self.work += self._price()
+        self.work += self.price
         return stayed
 
-    def _price(self) -> float:
-        """Return about how many seconds a climb takes, counted, not measured, so that runs can be repeated."""
-        chain = self.terrain.chain
+    @property
+    def price(self) -> float:
+        """About how many seconds a climb takes, counted, not measured, so that runs can be repeated."""
+        chain, rows = self.terrain.chain, self.terrain.project.rows
         weights = chain.size if chain is not None else 4 * self.terrain.record.problem_size
-        return self.batch * self.steps * (4e-11 * weights + 1e-8 * self.terrain.k) + 1e-4 * self.steps
+        onto = 2e-3 + 5e-9 * self.batch * rows.nnz if rows.shape[0] else 0.0
+        return self.batch * self.steps * (4e-11 * weights + 1e-8 * self.terrain.k) + (1e-4 + onto) * self.steps
 
     def _renew(self) -> None:
         """Put the pool's best away and begin with others; every second time with the best of all former ones."""

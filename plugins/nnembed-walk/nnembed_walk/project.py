@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
+
 import numpy as np
 import scipy.sparse as sp
 from nnembed.aliases import Array
 from nnembed.heuristics.scene import Scene
 
-_SWEEPS = 12
 _NEWTON = 60
 _CLOSE = 1e-13  # distance of a row from its side, relative
+_EXACT = 1e-11, 2000  # several rows: distance relative to their sides at which points rest, and steps at most
+_ROUGH = 1e-6, 60  # the same on the way of a climb
+_FREE = 10_000_000  # multiplications that a projection may take after its time is over, so that there is a point at all
+_DENSE = 0.2  # share of entries from which on products are quicker without a list of them
+_EIGEN = 500  # rows or drivers up to which the steepest direction of the rows is computed and not only bounded
 
 
 class Projection:
-    """The nearest points of ``lower <= x <= upper, low <= A x <= high``, by coordinate ascent on the rows' multipliers.
+    """The nearest points of ``lower <= x <= upper, low <= A x <= high``, by ascent on the rows' multipliers.
 
-    For one row the result is exact: the box is part of each step, which finds the multiplier by bracketed Newton steps.
+    One row: its multiplier is found by bracketed Newton steps, the box being part of each; exact. Several: accelerated
+    steps on all multipliers of all points at once; each point begins its run-up anew where it would go back.
     Rows that involve outputs of networks are not seen.
+
+    Parameters
+    ----------
+    scene : Scene
+    stop : callable
+        Polled by projections onto several rows; they end where they are when it says so.
 
     Attributes
     ----------
@@ -24,16 +38,34 @@ class Projection:
     low, high : arrays (rows,)
     """
 
-    def __init__(self, scene: Scene):
-        self.lower, self.upper = scene.lower, scene.upper
+    def __init__(self, scene: Scene, stop: Callable[[], bool] = lambda: False):
+        self.lower, self.upper, self._stop = scene.lower, scene.upper, stop
         self.rows, self.low, self.high = driver_rows(scene)
-        self._dense = self.rows.toarray() if self.rows.shape[0] <= 400 else None
-        self._norm = np.asarray((self.rows**2).sum(axis=1)).ravel()
 
     def __call__(self, points: Array) -> None:
         """Move points (s, drivers) in place."""
-        if self.rows.shape[0]:
-            points[:] = self._onto_rows(points.astype(float))
+        self._move(points, None, _EXACT)
+
+    def following(self) -> Callable[[Array], None]:
+        """Return a rougher projection for the steps of one climb, which begins at the multipliers of the last step."""
+        if len(self.low) <= 1:
+            return self
+        dual = np.zeros((0, len(self.low)))
+
+        def project(points: Array) -> None:
+            nonlocal dual
+            if len(dual) != len(points):
+                dual = np.zeros((len(points), len(self.low)))
+            self._move(points, dual, _ROUGH)
+
+        return project
+
+    def _move(self, points: Array, dual: Array | None, accuracy: tuple[float, int]) -> None:
+        if len(self.low) == 1:
+            points[:] = self._onto_row(points.astype(float))
+        elif len(self.low):
+            dual = np.zeros((len(points), len(self.low))) if dual is None else dual
+            points[:] = self._onto_rows(points.astype(float), dual, accuracy)
         np.clip(points, self.lower.astype(points.dtype), self.upper.astype(points.dtype), out=points)
 
     def excess(self, points: Array) -> Array:
@@ -41,24 +73,65 @@ class Projection:
         value = (self.rows @ points.T).T
         return np.maximum(value - self.high, 0.0) + np.minimum(value - self.low, 0.0)
 
-    def _onto_rows(self, target: Array) -> Array:
-        x, dual = np.clip(target, self.lower, self.upper), np.zeros((len(target), self.rows.shape[0]))
-        free = target.copy()  # target minus all multipliers times their rows
-        for _ in range(1 if self.rows.shape[0] == 1 else _SWEEPS):
-            excess = np.abs(self.excess(x)).max(axis=0)
-            active = np.flatnonzero((excess > 1e-10) | (dual != 0).any(axis=0))
-            if not len(active) or (excess <= 1e-9).all():
-                break
-            for r in active:
-                row = self._row(int(r))
-                free += dual[:, r, None] * row
-                dual[:, r] = self._multiplier(free, row, int(r))
-                free -= dual[:, r, None] * row
-            x = np.clip(free, self.lower, self.upper)
-        return x
+    # ---- several rows -------------------------------------------------------------------------
 
-    def _row(self, r: int) -> Array:
-        return self._dense[r] if self._dense is not None else self.rows[[r]].toarray()[0]
+    @cached_property
+    def _scaled(self) -> tuple[Array | sp.csr_array, Array, Array, float]:
+        """The rows with norm one, their sides, and the square of their largest singular value, or a little more."""
+        norm = np.sqrt(self._norm)
+        norm[norm == 0] = 1.0
+        rows = sp.csr_array(sp.diags_array(1 / norm) @ self.rows)
+        low, high = self.low / norm, self.high / norm
+        if min(rows.shape) <= _EIGEN:
+            gram = rows @ rows.T if rows.shape[0] <= rows.shape[1] else rows.T @ rows
+            steep = float(np.linalg.eigvalsh(gram.toarray())[-1])
+        else:
+            steep = float(abs(rows).sum(axis=0).max() * abs(rows).sum(axis=1).max())
+        return rows.toarray() if rows.nnz >= _DENSE * np.prod(rows.shape) else rows, low, high, max(steep, 1e-300)
+
+    def _onto_rows(self, target: Array, dual: Array, accuracy: tuple[float, int]) -> Array:
+        """Return the nearest points; `dual` is where their multipliers begin and end."""
+        near = np.clip(target, self.lower, self.upper)
+        moved = np.flatnonzero((np.abs(self.excess(near)) > 1e-10).any(axis=1) | (dual != 0).any(axis=1))
+        if not len(moved):
+            return near
+        close, most = accuracy
+        rows, low, high, steep = self._scaled
+        ends = np.abs(np.stack([low, high]))
+        close = close * (1 + np.where(np.isfinite(ends), ends, 0.0).max(axis=0))
+        free = max(1, int(_FREE / (2 * len(moved) * max(self.rows.nnz, 1))))
+        part, old, ahead, run = target[moved], dual[moved], dual[moved], np.ones(len(moved))
+        for turn in range(1, most + 1):
+            value = steep * ahead + np.clip(part - ahead @ rows, self.lower, self.upper) @ rows.T
+            new = (value - np.clip(value, low, high)) / steep
+            gap, step = new - ahead, new - old
+            back = (gap * step).sum(axis=1) < 0
+            longer = np.where(back, 1.0, 0.5 * (1 + np.sqrt(1 + 4 * run * run)))
+            ahead = new + np.where(back, 0.0, (run - 1) / longer)[:, None] * step
+            old, run = new, longer
+            if turn % 8 == 0 or turn == most:
+                rest = (steep * np.abs(gap) <= close).all(axis=1)
+                dual[moved] = old
+                if rest.all() or (turn >= free and self._stop()):
+                    break
+                if rest.any():
+                    go = ~rest
+                    moved, part, old, ahead, run = moved[go], part[go], old[go], ahead[go], run[go]
+        found: Array = np.clip(target - dual @ rows, self.lower, self.upper)
+        return found
+
+    # ---- one row ------------------------------------------------------------------------------
+
+    @cached_property
+    def _norm(self) -> Array:
+        return np.asarray((self.rows**2).sum(axis=1)).ravel()
+
+    def _onto_row(self, target: Array) -> Array:
+        x = np.clip(target, self.lower, self.upper)
+        if (np.abs(self.excess(x)) <= 1e-9).all():
+            return x
+        row = self.rows.toarray()[0]
+        return np.clip(target - self._multiplier(target, row, 0)[:, None] * row, self.lower, self.upper)
 
     def _multiplier(self, free: Array, row: Array, r: int) -> Array:
         """Return the multiplier of one row for each point: zero, or where the row meets its side within the box."""

@@ -64,7 +64,8 @@ class Relaxation:
         clock, left = terrain.clock, terrain.clock.remaining
         if share < 1 and np.isfinite(left):
             clock = Budget(share * left).start()
-        x, _, _, _ = self._solver.run(clock, iterations)
+        x, _, work, _ = self._solver.run(clock, iterations)
+        terrain.spend(work)
         if x is None:
             return None
         program, state = self.program, (self.program.low > 0).astype(float)
@@ -138,7 +139,7 @@ class RelaxWalk:
                     yield from self._walk(terrain, terrain.uniform(1)[0])
                 return
             relaxation = Relaxation(terrain.program, terrain.seed)
-            yield from self._from_relaxations(terrain, relaxation, patience)
+            yield from (found for found in self.turns(terrain, relaxation, patience) if found is not None)
         finally:
             terrain.close()
             if relaxation is not None:
@@ -147,8 +148,11 @@ class RelaxWalk:
     def _walk(self, terrain: Terrain, start: Array, eps: float = 0.0) -> Iterator[Candidate]:
         yield from flipped_ties(terrain, start) if self.flips else walk(terrain, start, eps or self.eps)
 
-    def _from_relaxations(self, terrain: Terrain, relaxation: Relaxation, patience: Patience) -> Iterator[Candidate]:
-        """Walk from the relaxation; where there is no time for it, from the best corner of a coarser one."""
+    def turns(self, terrain: Terrain, relaxation: Relaxation, patience: Patience) -> Iterator[Candidate | None]:
+        """Walk from the relaxation; where there is no time for it, from the best corner of a coarser one.
+
+        Yields None after each walk.
+        """
         rough = corners(terrain, 1)[0]
         yield from terrain.offer(rough[None], settle=0)
         free = np.full(len(terrain.program.low), -1, dtype=np.int8)
@@ -158,6 +162,7 @@ class RelaxWalk:
         real = terrain.look(point).kinks[0] > 0
         for factor in (1.0,) if self.flips else self.first:
             yield from self._walk(terrain, point, factor * self.eps)
+            yield None
         seen = {real.tobytes()}
         while not terrain.clock.expired and patience.go_on(terrain.record.score):
             if self.starts == "dynamic":
@@ -166,10 +171,10 @@ class RelaxWalk:
                 rounds = self._round(terrain, relaxation, real, np.abs(real - relaxed) + self.delta)
             for start in rounds:
                 pattern = terrain.look(start).kinks[0] > 0
-                if pattern.tobytes() in seen:
-                    continue
-                seen.add(pattern.tobytes())
-                yield from self._walk(terrain, start)
+                if pattern.tobytes() not in seen:
+                    seen.add(pattern.tobytes())
+                    yield from self._walk(terrain, start)
+                yield None
 
     def _round(self, terrain: Terrain, relaxation: Relaxation, real: np.ndarray, weight: Array) -> Iterator[Array]:
         """Yield relaxed points with more and more neurons forced, layer after layer, in a weighted random order."""

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from nnembed.aliases import Array
 from nnembed.errors import BoxError, UnsupportedFeature
+from nnembed.heuristics.endless import no_best_value
 from nnembed.heuristics.scene import Scene
 from nnembed.options import Budget
 from nnembed.protocols import Candidate
@@ -20,6 +21,7 @@ from nnembed_walk.record import Look, Record
 from nnembed_walk.regions import DenseRegions, Found, LiftedRegions, is_bare
 
 _ENOUGH = 4_000_000  # numbers in a batch of points that are looked at together
+_LEAST, SECONDS = 1e-3, 3e-7  # of a usual machine, per linear program, and per simplex iteration and row of it
 _DENSE = 0.5  # inputs per open neuron up to which dense region programs are cheaper
 
 
@@ -33,6 +35,8 @@ class Terrain:
         Runs from the start of the walk.
     rng : Generator
     record : Record
+    spent : float
+        Seconds of a usual machine that linear programs have taken: counted, not measured, so that runs can be repeated.
     """
 
     def __init__(self, scene: Scene, budget: Budget, rng: np.random.Generator):
@@ -42,10 +46,11 @@ class Terrain:
         self.lower, self.upper = scene.lower, scene.upper
         self.width = scene.upper - scene.lower
         self.k = len(scene.drivers)
-        self.project = Projection(scene)
+        self.project = Projection(scene, self._expired)
         self.coupled = has_output_rows(scene)
         self._fields: dict[tuple[int, type], FastField | SceneField] = {}
         self._penalty, self._climbed = 0.0, False
+        self.spent = 0.0
         self._regions: LiftedRegions | DenseRegions | None = None
         self.record = Record(scene)
 
@@ -99,6 +104,11 @@ class Terrain:
         """Whether region programs over the drivers alone are cheaper than lifted ones."""
         small = self.k < _DENSE * self.program.open.sum()
         return bool(self.chain is not None and small and is_bare(self.scene, self.program))
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether rows over drivers cut the box."""
+        return self.project.rows.shape[0] > 0
 
     def close(self) -> None:
         """Free the solvers."""
@@ -155,7 +165,7 @@ class Terrain:
         start = points.astype(dtype)
         field = self.field(len(start), dtype)
         best, score, finished = climb(
-            field, start, self.width, self.project, steps, step, self._expired, momentum, fall
+            field, start, self.width, self.project.following(), steps, step, self._expired, momentum, fall
         )
         if not finished and self._climbed:
             return points[:0], np.zeros(0)
@@ -196,12 +206,17 @@ class Terrain:
     def settle(self, pattern: np.ndarray, iterations: int | None = None) -> tuple[list[Candidate], Found | None]:
         """Solve the program of one region; return what it adds to the record, and its solution."""
         found = self.regions.solve(pattern, self.clock, iterations)
+        self.spend(0.0 if found is None else found.work)
         if found is None:
             if self.regions.unbounded:
                 self._name_open_column()
             return [], None
         better = self.record.offer_kept(found.kept)
         return [] if better is None else [better], found
+
+    def spend(self, work: float) -> None:
+        """Count a linear program that has taken so many simplex iterations times rows."""
+        self.spent += _LEAST + SECONDS * work
 
     def _name_open_column(self) -> None:
         """Raise `BoxError` for a column of the user's own that makes the objective endless, where there is one."""
@@ -216,8 +231,7 @@ class Terrain:
         if not len(columns):
             return
         first = columns[np.argmax(p.cost[columns] != 0)]
-        name = self.scene.problem.column_name(int(p.kept[first]))
-        raise BoxError(f"the objective has no best value: variable {name} may grow for ever; give it bounds or a row")
+        raise no_best_value(self.scene.problem, int(p.kept[first]))
 
     def look(self, point: Array) -> Look:
         """Evaluate one point."""

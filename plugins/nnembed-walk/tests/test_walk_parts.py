@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nnembed.embedding import embeddings_of
+from nnembed.engine import embed
 from nnembed.errors import InputError, UnsupportedFeature
+from nnembed.heuristics.scene import Scene
+from nnembed.hosts.arrays import ArrayHost, ArrayModel
 from nnembed.ir.nodes import Clip, Kink, Max
 from nnembed.options import Budget
+from nnembed.problem import Overlay, overlay
 from nnembed.testing import chain, enumerate_optimum, reference_networks
 from nnembed.testing.heuristics import scene
 
@@ -132,6 +137,85 @@ def test_projections_are_the_nearest_points(seed):
     inside = inside[inside.sum(axis=1) <= limit]
     for target, found in zip(far, near, strict=True):  # the angle to every allowed point is obtuse
         assert ((inside - found) @ (target - found) <= 1e-7).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31))
+def test_projections_onto_several_rows_are_the_nearest_points(seed):
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(3, 12)), int(rng.integers(2, 15))
+    rows, centre = rng.normal(size=(m, n)) * (rng.random((m, n)) < rng.uniform(0.1, 1.0)), rng.uniform(-0.5, 0.5, n)
+    rows[np.arange(m), rng.integers(n, size=m)] = 1.0  # none is empty
+    room = np.where(rng.random(m) < 0.2, 0.0, rng.uniform(0.05, 0.5, m))  # some are equations
+    low = np.where((rng.random(m) < 0.5) & (room > 0), -np.inf, rows @ centre - room)
+    terrain = polytope(rows, low, rows @ centre + room, rng, width=4)
+    far = rng.normal(size=(6, n)) * 2
+    near = far.copy()
+    terrain.project(near)
+    assert np.abs(terrain.project.excess(near)).max() <= 1e-7 and (np.abs(near) <= 1).all()
+    for ray in rng.normal(size=(20, n)):  # the angle to every allowed point is obtuse: try the farthest ones
+        inside = linprog(-ray, rows, rows @ centre + room, low)
+        assert ((inside - near) * (far - near)).sum(axis=1).max() <= 1e-5
+    follow, x = terrain.project.following(), near.astype(np.float32)
+    for _ in range(10):
+        x += rng.normal(size=x.shape).astype(np.float32) * np.float32(0.01)
+        follow(x)
+    assert np.abs(terrain.project.excess(x.astype(float))).max() <= 1e-2
+
+
+def linprog(cost, rows, high, low):
+    from scipy.optimize import LinearConstraint, milp
+
+    return milp(cost, constraints=LinearConstraint(rows, low, high), bounds=(-1, 1)).x
+
+
+def polytope(rows, low, high, rng, width):
+    """Return the terrain of a random network over ``-1 <= x <= 1, low <= rows @ x <= high``."""
+    return Terrain(polytope_scene(rows, low, high, rng, width), Budget(), rng)
+
+
+def polytope_scene(rows, low, high, rng, width):
+    n = rows.shape[1]
+    network = chain([(width, "relu"), (width, "relu"), (1, "none")], n, rng)
+    model = ArrayModel(-np.ones(n), np.ones(n), maximize=True)
+    embed(model, network, np.arange(n), name="net", attach=False)
+    model.cost = np.r_[np.zeros(n), 1.0]
+    model.add_rows(np.hstack([rows, np.zeros((len(rows), 1))]), low, high)
+    layers = [Overlay(e, e.name, e.block, e.inputs, e.attached.output_labels) for e in embeddings_of(model).values()]
+    return Scene(overlay(ArrayHost().compile(model), layers))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shape", "width", "room"), [((25, 50), 60, 0.03), ((80, 80), 30, 0.02)])
+def test_the_portfolio_is_no_worse_than_relax_walk_on_polytopes_and_keeps_to_its_time(shape, width, room):
+    from time import process_time
+
+    from nnembed.engine.effort import Leash
+
+    rng = np.random.default_rng(shape[0])
+    rows = rng.normal(size=shape)
+    this = polytope_scene(rows, np.full(len(rows), -np.inf), room * np.abs(rows).sum(axis=1), rng, width)
+    found = []
+    for heuristic in (Walk(), RelaxWalk()):
+        began = process_time()
+        clock = Leash(60.0, ended=lambda began=began: process_time() - began > 2.0)
+        *_, last = heuristic.run(this, None, clock, np.random.default_rng(0))
+        assert process_time() - began < 2.5
+        assert this.point(last.inputs["drivers"]["x"]).violation <= 1e-7
+        found.append(last.score)
+    assert found[0] >= found[1] - 1e-6 * abs(found[1])
+
+
+def test_projections_end_with_the_clock_and_give_a_point_all_the_same():
+    from time import process_time
+
+    rng = np.random.default_rng(4)
+    rows = rng.normal(size=(600, 300))
+    this = polytope_scene(rows, np.full(600, -np.inf), 0.01 * np.abs(rows).sum(axis=1), rng, 10)
+    began = process_time()
+    found = list(Walk().run(this, None, Budget(0.1), rng))
+    assert process_time() - began < 1.0
+    assert all(this.point(c.inputs["drivers"]["x"]).violation <= 1e-7 for c in found)
 
 
 @settings(max_examples=30, deadline=None)

@@ -24,7 +24,8 @@ from nnembed.cli.common import (
     number,
     shorten,
 )
-from nnembed.cli.values import read_box, read_weights
+from nnembed.cli.values import read_box, read_start, read_weights
+from nnembed.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,9 +44,40 @@ WeightsOption = Annotated[
         "--weights", metavar="LIST|FILE", help='Weights on all outputs, "1,0,-1" or a file.', show_default=False
     ),
 ]
-BackendOption = Annotated[str, typer.Option("--backend", help="Solver; see `nnembed plugins`.")]
+BackendOption = Annotated[
+    str, typer.Option("--backend", help="Solver, see `nnembed plugins`; none asks none: heuristics and a proven bound.")
+]
 FormulationOption = Annotated[str, typer.Option("--formulation", help="How activations become rows.")]
 IsolatedFlag = Annotated[bool, typer.Option("--isolated", help="Run the solver in a process of its own.")]
+HeuristicsOption = Annotated[
+    str,
+    typer.Option(
+        "--heuristics",
+        metavar="A,B,...",
+        help="What looks for points first: auto, none or names; see `nnembed plugins`.",
+    ),
+]
+SurrogateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--surrogate",
+        help='Search on a sparser twin, such as "magnitude:0.5"; the answer is NET\'s.',
+        show_default=False,
+    ),
+]
+TargetOption = Annotated[
+    float | None,
+    typer.Option("--target", metavar="VALUE", help="Stop at the first point at least this good.", show_default=False),
+]
+StartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--start",
+        metavar="LIST|FILE",
+        help="Inputs to start from: numbers, or a .npy, .npz, .csv or .json file.",
+        show_default=False,
+    ),
+]
 GapOption = Annotated[float, typer.Option("--gap", min=0.0, help="Relative gap at which to stop.")]
 
 
@@ -60,6 +92,10 @@ class How:
     formulation: str
     gap: float
     isolated: bool
+    heuristics: str
+    surrogate: str | None
+    target: float | None
+    start: str | None
 
 
 def optimize(
@@ -73,6 +109,10 @@ def optimize(
     formulation: FormulationOption = "auto",
     gap: GapOption = 1e-4,
     isolated: IsolatedFlag = False,
+    heuristics: HeuristicsOption = "auto",
+    surrogate: SurrogateOption = None,
+    target: TargetOption = None,
+    start: StartOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
     seed: SeedOption = 0,
@@ -81,13 +121,16 @@ def optimize(
 ) -> int:
     """Find the largest (or smallest) output of a network on a box, and check the answer on the original network."""
     shared = Shared(as_json, quiet, seed, threads, time_limit)
-    how = How(minimum, output, weights, backend, formulation, gap, isolated)
+    how = How(
+        minimum, output, weights, backend, formulation, gap, isolated, heuristics, surrogate, target, start
+    )  # fmt: skip
     return execute(shared, lambda: _optimize(shared, net, box, how))
 
 
 def _optimize(shared: Shared, path: Path, box: str, how: How) -> Report:
     import nnembed
 
+    names = _names(how.heuristics)
     sides = read_box(box)
     network = nnembed.load(path)
     search = nnembed.minimize if how.minimum else nnembed.maximize
@@ -99,6 +142,10 @@ def _optimize(shared: Shared, path: Path, box: str, how: How) -> Report:
         formulation=how.formulation,
         time_limit=shared.time_limit,
         gap=how.gap,
+        heuristics=names,
+        surrogate=how.surrogate,
+        target=how.target,
+        start=None if how.start is None else read_start(network, how.start),
         isolated=how.isolated,
         threads=shared.threads,
         seed=shared.seed,
@@ -123,6 +170,14 @@ def _optimize(shared: Shared, path: Path, box: str, how: How) -> Report:
             console.print(result.message, markup=False, soft_wrap=True)
 
     return Report(facts, result_line(result), show, code, complaint)
+
+
+def _names(heuristics: str) -> str | tuple[str, ...]:
+    """Return the heuristics that ``--heuristics`` names."""
+    names = tuple(dict.fromkeys(part.strip() for part in heuristics.split(",") if part.strip()))
+    if not names:
+        raise InputError('--heuristics names nothing; give auto, none or for example "forward,walk"')
+    return names[0] if len(names) == 1 else names
 
 
 def _points(value: Any, specs: tuple[TensorSpec, ...]) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,7 @@ from nnembed.cli.common import (
     records,
     shorten,
 )
-from nnembed.cli.values import read_box
+from nnembed.cli.values import read_box, read_samples
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +39,15 @@ TwinBoxOption = Annotated[
     str | None,
     typer.Option("--box", metavar="LO,HI|FILE", help="Where to prove how far the twin may be off.", show_default=False),
 ]
+SamplesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--samples",
+        metavar="FILE",
+        help="Points that matter to the method and in its report: a .npy, .npz, .csv or .json file.",
+        show_default=False,
+    ),
+]
 
 
 def surrogate(
@@ -47,6 +57,7 @@ def surrogate(
     method: MethodOption = "magnitude",
     sparsity: SparsityOption = None,
     box: TwinBoxOption = None,
+    samples: SamplesOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
     seed: SeedOption = 0,
@@ -55,19 +66,31 @@ def surrogate(
 ) -> int:
     """Make a smaller twin of a network, prove how far it may be off, and write it to a file."""
     shared = Shared(as_json, quiet, seed, threads, time_limit)
-    return execute(shared, lambda: _surrogate(shared, net, out, method, sparsity, box))
+    return execute(shared, lambda: _surrogate(shared, net, out, What(method, sparsity, box, samples)))
 
 
-def _surrogate(shared: Shared, path: Path, out: Path, method: str, sparsity: float | None, box: str | None) -> Report:
+@dataclass(frozen=True)
+class What:
+    """Which twin is made, and on which box and points."""
+
+    method: str
+    sparsity: float | None
+    box: str | None
+    samples: str | None
+
+
+def _surrogate(shared: Shared, path: Path, out: Path, what: What) -> Report:
     import nnembed
 
-    sides = None if box is None else read_box(box)
+    sides = None if what.box is None else read_box(what.box)
     network = nnembed.load(path)
+    samples = None if what.samples is None else read_samples(network, what.samples)
     twin = nnembed.surrogate(
         network,
-        method,
-        sparsity=sparsity,
+        what.method,
+        sparsity=what.sparsity,
         box=sides,
+        samples=samples,
         time_limit=shared.time_limit,
         threads=shared.threads,
         seed=shared.seed,
@@ -79,7 +102,8 @@ def _surrogate(shared: Shared, path: Path, out: Path, method: str, sparsity: flo
         "command": "surrogate",
         "network": str(path),
         "out": str(out),
-        "method": method,
+        "method": what.method,
+        "samples": None if samples is None else len(next(iter(samples.values()))),
         "sparsity": report.sparsity,
         "weights": report.weights,
         "nonzeros": report.nonzeros,

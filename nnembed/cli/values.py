@@ -1,4 +1,4 @@
-"""Boxes and weights as people give them on a command line: numbers, or a file."""
+"""Boxes, weights and points as people give them on a command line: numbers, or a file."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from nnembed.ir.network import Network, TensorSpec
 
 Side = Any  # a number, an array, or a dict of arrays by input name
+_POINT_FILES = (".npy", ".npz", ".csv", ".json")
+_POINT_FORMS = "a .npy, .npz, .csv or .json file"
 _FORMS = 'two numbers "lo,hi" or a .json, .npz or .csv file'
 
 
@@ -87,7 +89,10 @@ def _json_array(path: Path, value: Any, key: str) -> Array:
 
 
 def _box_from_npz(path: Path) -> tuple[Side, Side]:
-    arrays = _load_npz(path)
+    cure = "save with np.savez(lower=, upper=)"
+    arrays = _load_numpy(path, BoxError, cure)
+    if isinstance(arrays, np.ndarray):
+        raise BoxError(f"{path}: a single array, not an .npz archive; {cure}")
     sides = []
     for key in ("lower", "upper"):
         if key not in arrays:
@@ -97,19 +102,6 @@ def _box_from_npz(path: Path) -> tuple[Side, Side]:
             raise BoxError(f"{path}: array {key!r} holds {arrays[key].dtype}; save an array of numbers")
         sides.append(arrays[key].astype(float))
     return sides[0], sides[1]
-
-
-def _load_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if isinstance(file, np.ndarray):
-                raise BoxError(f"{path}: a single array, not an .npz archive; save with np.savez(lower=, upper=)")
-            return {key: file[key] for key in file.files}
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise BoxError(f"{path}: not an .npz archive ({error}); save with np.savez(lower=, upper=)") from None
-    except ValueError as error:
-        reason = "it holds Python objects" if "pickle" in str(error) else str(error)
-        raise BoxError(f"{path}: refused, {reason}; save plain arrays of numbers with np.savez") from None
 
 
 def _box_from_csv(path: Path) -> tuple[Side, Side]:
@@ -206,10 +198,137 @@ def _numbers(text: str, source: str) -> Array:
             if not part.strip():
                 continue
             if not _is_number(part):
-                place = f"{source}, line {line}" if source != "--weights" else source
+                place = source if source.startswith("--") else f"{source}, line {line}"
                 raise InputError(f'{place}: {part.strip()!r} is not a number; give numbers like "1,0,-1" or a file')
             numbers.append(float(part))
     return np.array(numbers)
+
+
+# ---- points -------------------------------------------------------------------------------------
+
+
+def read_start(network: Network, text: str) -> dict[str, Array]:
+    """Return the point that ``--start`` stands for, as values of the input's shape by input name.
+
+    Raises
+    ------
+    InputError
+        If the text or the file cannot be read or does not fit; names the file, the line or input, and the cure.
+    """
+    path = Path(text)
+    if path.suffix.lower() in _POINT_FILES or _exists(path):
+        found = _points_from_file(network, path, "--start")
+    else:
+        found = {"": _numbers(text, "--start")[None]}
+    return {s.name: _one(s, a, text) for s, a in _by_input(network, found, "--start", text)}
+
+
+def read_samples(network: Network, text: str) -> dict[str, Array]:
+    """Return the points that ``--samples`` stands for, an array (k, *shape) by input name.
+
+    Raises
+    ------
+    InputError
+        See `read_start`.
+    """
+    found = _points_from_file(network, Path(text), "--samples")
+    points = {s.name: _many(s, a, text) for s, a in _by_input(network, found, "--samples", text)}
+    counts = {name: len(a) for name, a in points.items()}
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{count} of {name!r}" for name, count in counts.items())
+        raise InputError(f"--samples {text}: {told}; give the same number of points for every input")
+    return points
+
+
+def _points_from_file(network: Network, path: Path, option: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a file by input name; of a single array the name is empty."""
+    kind = path.suffix.lower()
+    if kind not in _POINT_FILES:
+        raise InputError(f"{option} {path}: unknown kind of file {path.suffix!r}; give {_POINT_FORMS}")
+    _need_file(path, option, InputError)
+    if kind == ".csv":
+        return {"": _table(path)}
+    cure = "save with np.save" if kind == ".npy" else f"save with np.savez, by input name: {_inputs(network)}"
+    found = _load_json(path, InputError) if kind == ".json" else _load_numpy(path, InputError, cure)
+    if not isinstance(found, dict):
+        return {"": _json_points(path, found, "") if kind == ".json" else found}
+    if kind == ".json":
+        return {name: _json_points(path, value, name) for name, value in found.items()}
+    alone = len(found) == 1 and len(network.inputs) == 1  # an array that was saved without a name is called arr_0
+    return {"": next(iter(found.values()))} if alone and "arr_0" in found else found
+
+
+def _json_points(path: Path, value: Any, name: str) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError:
+        which = f"key {name!r}" if name else "the list"
+        raise InputError(f"{path}: {which} is ragged; give rows of equal length") from None
+
+
+def _table(path: Path) -> np.ndarray:
+    """Return the numbers of a CSV file, one row per line."""
+    rows: list[list[float]] = []
+    for line, cells in enumerate(csv.reader(_read_text(path, InputError).splitlines()), start=1):
+        if not any(cell.strip() for cell in cells):
+            continue
+        if bad := [c for c in cells if not _is_number(c)]:
+            raise InputError(f"{path}, line {line}: {bad[0]!r} is not a number; give numbers only, without a heading")
+        if rows and len(cells) != len(rows[0]):
+            raise InputError(
+                f"{path}, line {line}: {len(cells)} numbers, {len(rows[0])} before; give one point per line"
+            )
+        rows.append([float(c) for c in cells])
+    if not rows:
+        raise InputError(f"{path}: no rows; give one line of numbers per point")
+    return np.array(rows)
+
+
+def _by_input(
+    network: Network, found: Mapping[str, np.ndarray], option: str, source: str
+) -> list[tuple[TensorSpec, Array]]:
+    """Return the arrays with the inputs they belong to, every one numbers."""
+    names = [s.name for s in network.inputs]
+    if "" in found and len(names) != 1:
+        raise InputError(
+            f"{option} {source}: {network.name} has {len(names)} inputs; give a .json or .npz file with values by "
+            f"input name: {_inputs(network)}"
+        )
+    given = {names[0]: found[""]} if "" in found else found
+    for name in given:
+        if name not in names:
+            raise InputError(f"{option} {source}: {UnknownName('input', name, names)}")
+    if lacking := [name for name in names if name not in given]:
+        raise InputError(f"{option} {source}: no value for input(s) {', '.join(lacking)}; give {_inputs(network)}")
+    for name, array in given.items():
+        if array.dtype.kind not in "iuf":
+            raise InputError(f"{option} {source}: input {name!r} holds {array.dtype}; give numbers")
+        if not np.isfinite(array).all():
+            raise InputError(f"{option} {source}: a value of input {name!r} is not finite; give finite numbers")
+    return [(spec, given[spec.name].astype(float)) for spec in network.inputs]
+
+
+def _inputs(network: Network) -> str:
+    return ", ".join(f"{s.name!r} {s.shape}" for s in network.inputs)
+
+
+def _one(spec: TensorSpec, array: Array, source: str) -> Array:
+    """Return one point of an input; a column of numbers, one per line, is one, too."""
+    if array.shape not in (spec.shape, (1, *spec.shape), (spec.size,), (1, spec.size), (spec.size, 1)):
+        raise InputError(
+            f"--start {source}: shape {array.shape}; input {spec.name!r} takes {spec.shape}, {spec.size} number(s)"
+        )
+    return array.reshape(spec.shape)
+
+
+def _many(spec: TensorSpec, array: Array, source: str) -> Array:
+    """Return points of an input."""
+    if not len(array.shape) or not len(array) or array.shape[1:] not in (spec.shape, (spec.size,)):
+        raise InputError(
+            f"--samples {source}: shape {array.shape}; input {spec.name!r} takes (points, "
+            f"{', '.join(map(str, spec.shape))}) or (points, {spec.size})"
+        )
+    return array.reshape(-1, *spec.shape)
 
 
 # ---- files --------------------------------------------------------------------------------------
@@ -236,13 +355,29 @@ def _read_text(path: Path, error: type[InputError]) -> str:
         raise error(f"cannot read {path}: {reason.strerror or reason}") from None
 
 
+def _load_numpy(path: Path, error: type[InputError], cure: str) -> np.ndarray | dict[str, np.ndarray]:
+    """Return the array of an .npy file, or the arrays of an .npz archive by name; pickles are never opened."""
+    kind, save = ("file", "np.save") if path.suffix.lower() == ".npy" else ("archive", "np.savez")
+    try:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            return file
+        with file:
+            return {key: file[key] for key in file.files}
+    except (OSError, EOFError, zipfile.BadZipFile) as wrong:
+        raise error(f"{path}: not an {path.suffix} {kind} ({wrong}); {cure}") from None
+    except ValueError as wrong:
+        reason = "it holds Python objects" if "pickle" in str(wrong) else str(wrong)
+        raise error(f"{path}: refused, {reason}; save plain arrays of numbers with {save}") from None
+
+
 def _load_json(path: Path, error: type[InputError]) -> Any:
     try:
         return json.loads(_read_text(path, error))
     except json.JSONDecodeError as wrong:
         raise error(f"{path}, line {wrong.lineno}, column {wrong.colno}: {wrong.msg}; correct the JSON") from None
     except RecursionError:
-        raise error(f"{path}: nested too deeply to be a box or weights") from None
+        raise error(f"{path}: nested too deeply to be a box, weights or points") from None
 
 
 def _is_number(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -60,8 +61,9 @@ class Magnitude:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be pruned by."""
-        if not 0 <= self.sparsity < 1:
-            raise InputError(f"sparsity={self.sparsity}; give a share of the weights, 0 <= sparsity < 1")
+        s = self.sparsity
+        if isinstance(s, bool) or not isinstance(s, numbers.Real) or not 0 <= s < 1:
+            raise InputError(f"sparsity={s!r}; give a share of the weights, 0 <= sparsity < 1")
         if self.scope not in SCOPES:
             raise UnknownName("scope", self.scope, SCOPES)
         if self.structure not in STRUCTURES:

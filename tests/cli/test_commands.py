@@ -27,16 +27,46 @@ def test_optimize_hands_its_options_over(cli, engine):
     done = cli(
         "optimize", "n.onnx", "--box", "-1,2", "--min", "--weights", "-1,2", "--backend", "highs",
         "--formulation", "bigm", "--gap", "0.1", "--seed", "3", "--threads", "2", "--time-limit", "7", "--json",
-        "--isolated",
+        "--isolated", "--heuristics", "forward, walk", "--surrogate", "magnitude:0.5", "--target", "-2",
+        "--start", "-0.5,1",
     )  # fmt: skip
     assert done.code == 0
     ((sense, box, options),) = engine.calls
     assert (sense, box) == ("min", (-1.0, 2.0))
     np.testing.assert_array_equal(options.pop("objective"), [-1, 2])
+    np.testing.assert_array_equal(options.pop("start")["x"], [-0.5, 1])
     assert options == {
         "backend": "highs", "formulation": "bigm", "time_limit": 7.0, "gap": 0.1, "threads": 2, "seed": 3,
-        "progress": False, "isolated": True,
+        "progress": False, "isolated": True, "heuristics": ("forward", "walk"), "surrogate": "magnitude:0.5",
+        "target": -2.0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "means"), [("none", "none"), ("walk,", "walk"), ("a,b,a", ("a", "b"))])
+def test_optimize_names_heuristics(cli, engine, text, means):
+    assert cli("optimize", "n.onnx", "--box", "0,1", "--output", "0", "--heuristics", text).code == 0
+    assert engine.calls[0][2]["heuristics"] == means
+
+
+def test_optimize_leaves_the_search_alone_by_default(cli, engine):
+    assert cli("optimize", "n.onnx", "--box", "0,1", "--output", "0").code == 0
+    options = engine.calls[0][2]
+    assert [options[k] for k in ("heuristics", "surrogate", "target", "start")] == ["auto", None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--heuristics", ","), "--heuristics names nothing"),
+        (("--target", "much"), "--target"),
+        (("--start", "0,1,2"), "shape (1, 3); input 'x' takes (2,), 2 number(s)"),
+        (("--start", "0,one"), "--start: 'one' is not a number"),
+        (("--start", "gone.npy"), "--start gone.npy: no such file"),
+    ],
+)
+def test_optimize_refuses_what_it_cannot_search_with(cli, engine, arguments, said):
+    done = cli("optimize", "n.onnx", "--box", "0,1", "--output", "0", *arguments)
+    assert done.code == 2 and said in done.err and done.err.count("\n") == 1 and not engine.calls
 
 
 def test_optimize_json(cli, engine):

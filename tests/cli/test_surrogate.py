@@ -66,6 +66,28 @@ def test_methods_without_points_say_what_they_need(cli, file, tmp_path):
     assert "--box" in done.err or "box" in done.err
 
 
+def test_samples_are_what_the_twin_is_measured_on(cli, file, tmp_path):
+    points = np.random.default_rng(3).uniform(-1, 1, (50, 3))
+    np.save(tmp_path / "points.npy", points)
+    out = tmp_path / "twin.onnx"
+    done = cli("surrogate", file, "--out", out, "--samples", tmp_path / "points.npy", "--json")
+    assert done.code == 0
+    answer = json.loads(done.out)
+    assert answer["samples"] == 50 and answer["error_bound"] is None
+    twin = nn.surrogate(nn.load(file), "magnitude", samples=points)
+    assert answer["facts"]["undecayed"] == pytest.approx(twin.report.facts["undecayed"])
+    np.testing.assert_allclose(nn.load(out)(points), twin.network(points), atol=1e-5)
+
+
+@pytest.mark.parametrize("content", ["1,2,3\n4,5\n", "1,2\n", "a,b,c\n1,2,3\n"])
+def test_bad_samples_leave_no_file(cli, file, tmp_path, content):
+    (tmp_path / "points.csv").write_text(content)
+    out = tmp_path / "twin.onnx"
+    done = cli("surrogate", file, "--out", out, "--samples", tmp_path / "points.csv")
+    assert done.code == 2 and "points.csv" in done.err and done.err.count("\n") == 1
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

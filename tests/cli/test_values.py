@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from nnembed.cli.values import read_box, read_weights
+from nnembed.cli.values import read_box, read_samples, read_start, read_weights
 from nnembed.errors import BoxError, InputError
 from nnembed.ir.network import Network, TensorSpec
 
@@ -167,3 +167,106 @@ def test_bad_weight_files(small, tmp_path):
         read_weights(small, write(tmp_path / "w.csv", "1\nx\n"), None)
     with pytest.raises(InputError, match="not a list of numbers"):
         read_weights(small, write(tmp_path / "w.json", {"a": 1}), None)
+
+
+# ---- points -------------------------------------------------------------------------------------
+
+
+def image():
+    """Two inputs, of which one has two axes."""
+    x, z = TensorSpec("x", (2, 3)), TensorSpec("z", (1,))
+    return Network((x, z), (x, z), (), {"x": x, "z": z}, name="image")
+
+
+@pytest.mark.parametrize("array", [np.array([1, -2]), np.array([[1.0, -2.0]]), np.array([[1], [-2]], np.float16)])
+def test_starts_of_one_input(small, tmp_path, array):
+    np.save(tmp_path / "p.npy", array)
+    np.savez(tmp_path / "p.npz", array)
+    np.savez(tmp_path / "named.npz", x=array)
+    np.savetxt(tmp_path / "p.csv", array, delimiter=",")
+    write(tmp_path / "p.json", array.tolist())
+    write(tmp_path / "named.json", {"x": array.tolist()})
+    for name in ("p.npy", "p.npz", "named.npz", "p.csv", "p.json", "named.json"):
+        np.testing.assert_array_equal(read_start(small, str(tmp_path / name))["x"], [1, -2])
+    np.testing.assert_array_equal(read_start(small, " 1,-2")["x"], [1, -2])
+
+
+def test_samples_of_one_input(small, tmp_path):
+    points = np.arange(6).reshape(3, 2)
+    np.save(tmp_path / "p.npy", points)
+    np.savez(tmp_path / "p.npz", points)
+    np.savetxt(tmp_path / "p.csv", points, delimiter=",")
+    write(tmp_path / "p.json", points.tolist())
+    for name in ("p.npy", "p.npz", "p.csv", "p.json"):
+        found = read_samples(small, str(tmp_path / name))["x"]
+        assert found.dtype == float
+        np.testing.assert_array_equal(found, points)
+
+
+def test_points_of_several_inputs(tmp_path):
+    x, z = np.arange(12.0).reshape(2, 2, 3), np.array([[3.0], [4.0]])
+    np.savez(tmp_path / "many.npz", x=x.reshape(2, 6), z=z)
+    found = read_samples(image(), str(tmp_path / "many.npz"))
+    np.testing.assert_array_equal(found["x"], x)
+    np.testing.assert_array_equal(found["z"], z)
+    start = read_start(image(), write(tmp_path / "one.json", {"x": x[0].tolist(), "z": [3]}))
+    np.testing.assert_array_equal(start["x"], x[0])
+    np.testing.assert_array_equal(start["z"], [3])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("p.csv", "a,b\n1,2\n", r"p\.csv, line 1: 'a' is not a number; .*without a heading"),
+        ("p.csv", "1,2\n\n1,2,3\n", r"p\.csv, line 3: 3 numbers, 2 before"),
+        ("p.csv", "\n", "no rows"),
+        ("p.csv", "1,2,3\n", r"shape \(1, 3\); input 'x' takes"),
+        ("p.csv", "1,nan\n", "input 'x' is not finite"),
+        ("p.json", "[[1,2],[3]]", "the list is ragged"),
+        ("p.json", '{"x": [[1,2],[3]]}', "key 'x' is ragged"),
+        ("p.json", '{"y": [[1,2]]}', "unknown input 'y'"),
+        ("p.json", "{}", r"no value for input\(s\) x"),
+        ("p.json", "null", "input 'x' holds object"),
+        ("p.json", '[["1","2"]]', "input 'x' holds <U1"),
+        ("p.json", "[[true,false]]", "input 'x' holds bool"),
+        ("p.json", "5", r"shape \(\); input 'x' takes"),
+        ("p.json", "[1", r"p\.json, line 1"),
+        ("p.npy", "text", r"p\.npy: refused|p\.npy: not an"),
+        ("p.npy", "", r"p\.npy: not an \.npy file"),
+        ("p.npz", "PK", r"p\.npz.*(save|refused)"),
+        ("p.txt", "1,2", r"unknown kind of file '\.txt'; give a \.npy, \.npz, \.csv or \.json file"),
+    ],
+)
+def test_bad_point_files(small, tmp_path, name, content, said):
+    path = write(tmp_path / name, content)
+    for read in (read_start, read_samples):
+        with pytest.raises(InputError, match=said):
+            read(small, path)
+
+
+def test_points_that_do_not_fit(small, tmp_path):
+    np.save(tmp_path / "none.npy", np.zeros((0, 2)))
+    with pytest.raises(InputError, match=r"shape \(0, 2\); input 'x' takes \(points, 2\)"):
+        read_samples(small, str(tmp_path / "none.npy"))
+    np.save(tmp_path / "two.npy", np.zeros((2, 2)))
+    with pytest.raises(InputError, match=r"--start .*shape \(2, 2\)"):
+        read_start(small, str(tmp_path / "two.npy"))
+    with pytest.raises(InputError, match=r"image has 2 inputs; give a \.json or \.npz file .*'x' \(2, 3\), 'z' \(1,\)"):
+        read_samples(image(), str(tmp_path / "two.npy"))
+    np.savez(tmp_path / "odd.npz", x=np.zeros((2, 2, 3)), z=np.zeros((3, 1)))
+    with pytest.raises(InputError, match="2 of 'x', 3 of 'z'"):
+        read_samples(image(), str(tmp_path / "odd.npz"))
+    np.savez(tmp_path / "turned.npz", x=np.zeros((3, 2)), z=np.zeros(1))
+    with pytest.raises(InputError, match=r"shape \(3, 2\); input 'x' takes \(2, 3\)"):
+        read_start(image(), str(tmp_path / "turned.npz"))
+    with pytest.raises(InputError, match="no such file"):
+        read_samples(small, str(tmp_path / "gone.npy"))
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_pickled_points_are_never_opened(small, tmp_path, ending):
+    path = tmp_path / f"p.{ending}"
+    (np.save if ending == "npy" else np.savez)(path, np.array([{}, 1], dtype=object), allow_pickle=True)
+    for read in (read_start, read_samples):
+        with pytest.raises(InputError, match="Python objects"):
+            read(small, str(path))

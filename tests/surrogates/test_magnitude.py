@@ -169,6 +169,8 @@ def test_misspelt_and_wrong_options():
         (lambda: nn.surrogate(network, "magnitude:0.5,scope=everywhere"), "unknown scope 'everywhere'"),
         (lambda: nn.surrogate(network, "magnitude:half"), "write it like sparsity=0.5"),
         (lambda: nn.surrogate(network, sparsity=1.0), "0 <= sparsity < 1"),
+        (lambda: nn.surrogate(network, sparsity="a"), "sparsity='a'; give a share of the weights"),
+        (lambda: nn.surrogate(network, sparsity=True), "sparsity=True"),
         (lambda: nn.surrogate(network, sparsity=0.5, labels=[1]), "needs samples"),
         (lambda: nn.surrogate(network, samples=np.zeros((3, 5)), labels=[0, 1]), "pass 3 whole numbers from 0 to 2"),
         (lambda: nn.surrogate(network, samples=np.zeros((2, 5)), labels=[0, 3]), "labels do not fit"),

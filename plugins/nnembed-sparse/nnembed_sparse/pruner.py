@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -90,8 +91,9 @@ class Pruner(ABC):
 
     def __post_init__(self) -> None:
         """Refuse options that nothing could be pruned by."""
-        if not 0 <= self.sparsity < 1:
-            raise InputError(f"sparsity={self.sparsity}; give a share of the weights, 0 <= sparsity < 1")
+        s = self.sparsity
+        if isinstance(s, bool) or not isinstance(s, numbers.Real) or not 0 <= s < 1:
+            raise InputError(f"sparsity={s!r}; give a share of the weights, 0 <= sparsity < 1")
         if self.loss not in LOSSES:
             raise UnknownName("loss", self.loss, LOSSES)
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):

@@ -125,8 +125,9 @@ def test_several_inputs_and_outputs():
 def test_what_does_not_fit_is_refused_by_name():
     network = chain([(5, "relu"), (3, "none")], 4, np.random.default_rng(0))
     x = np.zeros((6, 4))
-    with pytest.raises(InputError, match=r"sparsity=1\.5"):
-        Obc(sparsity=1.5)
+    for wrong, shown in ((1.5, "1.5"), ("a", "'a'"), (True, "True"), (None, "None"), (float("nan"), "nan")):
+        with pytest.raises(InputError, match=f"sparsity={shown}; give a share of the weights"):
+            Obc(sparsity=wrong)
     with pytest.raises(UnknownName, match="squared"):
         Obc(loss="square")
     with pytest.raises(InputError, match="temperature"):

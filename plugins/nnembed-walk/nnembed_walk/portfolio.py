@@ -21,10 +21,12 @@ from nnembed_walk.relax import Relaxation, RelaxWalk
 from nnembed_walk.terrain import Terrain
 from nnembed_walk.walking import walk
 
-_STALE = 15  # rounds without a new elite after which breeding begins anew
+_STALE = 15  # rounds without a better best elite after which breeding begins anew
+_NEWS = 1e-5  # relative gain that counts as better
 _FINE = 0.01  # step of the climber that only refines the best elite
 _STEPS = np.array([0.05, 0.2, 1.0, 4.0])  # first steps of climbers, relative to the box
 _FRESH = 3  # the one of them for starts that owe nothing to elites
+_SMOOTH = 0.1  # first step of climbs with momentum, which end in other places than those from corner to corner
 _FALL = 2.0  # power with which they fall
 _EPS = 0.01  # step of walks from elites, see `walking`
 _SHARES = 0.25, 8.0, 16.0  # work on walks from relaxations, relative to climbing: least, at first, most
@@ -138,6 +140,7 @@ class _State:
     steps: int
     work: float = 0.0
     stale: int = 0
+    renewals: int = 0
     pool: Pool = field(init=False)
     former: Pool = field(init=False)
     breeder: Breeder = field(init=False)
@@ -178,7 +181,11 @@ class _State:
         if self.stale >= _STALE:
             self._renew()
         if len(self.pool) < 3:
-            yield from self._climb(self.fresh(self.batch), np.full(self.batch, _STEPS[_FRESH]))
+            self.renewals += 1
+            if self.renewals % 2:
+                yield from self._climb(self.terrain.uniform(self.batch), np.full(self.batch, _SMOOTH), smooth=True)
+            else:
+                yield from self._climb(self.fresh(self.batch), np.full(self.batch, _STEPS[_FRESH]))
             return
         bred = self.batch - max(1, self.batch // 8)
         starts, ways = self.breeder.breed(self.pool, bred)
@@ -192,9 +199,10 @@ class _State:
         self.breeder.choice.learn(ways[:-1], stayed[: bred - 1])
         self.lengths.learn(lengths[: bred - 1], stayed[: bred - 1])
 
-    def _climb(self, starts: Array, step: Array) -> Generator[Candidate, None, np.ndarray]:
+    def _climb(self, starts: Array, step: Array, *, smooth: bool = False) -> Generator[Candidate, None, np.ndarray]:
         terrain = self.terrain
-        ends, score = terrain.climb(starts, self.steps, step, 0.0, _FALL)
+        way = (0.9, 1.0) if smooth else (0.0, _FALL)
+        ends, score = terrain.climb(starts, self.steps * (1 + smooth), step, *way)
         if not len(ends):
             return np.zeros(len(starts), dtype=bool)
         if terrain.scene.integer.any():  # rounding changes who is best
@@ -205,9 +213,10 @@ class _State:
         else:
             yield from terrain.offer(ends[[int(score.argmax())]])
             look = terrain.record.look(ends)
+        before = self.pool.scores[0] if len(self.pool) else -np.inf
         stayed = self.pool.add(ends, score, look.kinks > 0)
-        self.stale = 0 if stayed.any() else self.stale + 1
-        self.work += self.price
+        self.stale = 0 if self.pool.scores[0] > before + _NEWS * abs(before) else self.stale + 1
+        self.work += self.price * (1 + smooth)
         return stayed
 
     @property

@@ -23,7 +23,8 @@ class Projection:
     """The nearest points of ``lower <= x <= upper, low <= A x <= high``, by ascent on the rows' multipliers.
 
     One row: its multiplier is found by bracketed Newton steps, the box being part of each; exact. Several: accelerated
-    steps on all multipliers of all points at once; each point begins its run-up anew where it would go back.
+    steps on all multipliers of all points at once; each point begins its run-up anew where it would go back. Where rows
+    are nearly dependent the steps may end before points are within 1e-9 of them.
     Rows that involve outputs of networks are not seen.
 
     Parameters

@@ -113,13 +113,14 @@ def test_the_answer_is_the_solvers(seed, n, depth, kind):
             break
         assert search.lower >= lowest - 1e-12
         lowest = search.lower
-    theirs = nn.maximize(network, (-1, 1), formulation="two_row", gap=1e-6)
-    assert theirs.gap <= 2e-4  # "feasible" where its tolerances show
+    plain = {"presolve": "off"}  # it moves answers by 1e-7, much on an optimum near zero
+    theirs = nn.maximize(network, (-1, 1), formulation="two_row", gap=1e-6, solver_options=plain)
+    assert theirs.status == "optimal"
     assert -search.lower >= theirs.objective - 1e-6 * (1 + abs(theirs.objective))
     assert -search.value <= theirs.bound + 1e-6 * (1 + abs(theirs.objective))
     if ended:  # flat optima with kinks around them take longer than this
-        assert -search.value == pytest.approx(theirs.objective, rel=3e-4, abs=1e-4)
-        assert -search.lower == pytest.approx(theirs.objective, rel=3e-4, abs=1e-4)
+        assert -search.value == pytest.approx(theirs.objective, rel=1e-4, abs=1e-4)
+        assert -search.lower == pytest.approx(theirs.objective, rel=1e-4, abs=1e-4)
 
 
 @settings(max_examples=10, deadline=None)

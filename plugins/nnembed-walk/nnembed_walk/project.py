@@ -24,8 +24,8 @@ class Projection:
 
     One row: its multiplier is found by bracketed Newton steps, the box being part of each; exact. Several: accelerated
     steps on all multipliers of all points at once; each point begins its run-up anew where it would go back. Where rows
-    are nearly dependent the steps may end first: of 1500 random polytopes one, 2e-4 outside. What is outside by more than
-    1e-7 is no answer, but goes to a region's linear program.
+    are nearly dependent the steps may end first: of 1500 random polytopes one, 2e-4 outside. What is outside by more
+    than 1e-7 is no answer, but goes to a region's linear program.
     Rows that involve outputs of networks are not seen.
 
     Parameters

@@ -139,9 +139,7 @@ def test_projections_are_the_nearest_points(seed):
         assert ((inside - found) @ (target - found) <= 1e-7).all()
 
 
-@settings(
-    max_examples=60, deadline=None, derandomize=True
-)  # one polytope of some thousand takes more steps than there are
+@settings(max_examples=60, deadline=None, derandomize=True)  # one draw of some thousand needs more steps than there are
 @given(st.integers(0, 2**31))
 def test_projections_onto_several_rows_are_the_nearest_points(seed):
     rng = np.random.default_rng(seed)
